@@ -1,0 +1,75 @@
+"""The operator's commands: serve, look after keys, purge."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+import crypto
+from errors import StartRefused
+from messages import Vault
+from settings import Settings
+
+
+def build_commands(serve: Callable[[], None], open_vault: Callable[[Settings], Vault]) -> click.Group:
+    """The command `python server.py`; without a subcommand it serves."""
+
+    @click.group(invoke_without_command=True)
+    @click.pass_context
+    def cli(context: click.Context) -> None:
+        """Mayfly, a server for messages that must not last. Settings are MAYFLY_… variables: see docs/settings.md."""
+        if context.invoked_subcommand is None:
+            serve()
+
+    @cli.command("serve")
+    def serve_() -> None:
+        """Serve until SIGTERM."""
+        serve()
+
+    @cli.command()
+    def purge() -> None:
+        """Remove what has expired from a store in a file, once. For cron."""
+        settings = Settings.from_environ(os.environ)
+        if settings.embedded:
+            raise StartRefused("the memory store lives inside the server, which purges it; POST /delete asks it to")
+        vault = open_vault(settings)
+        click.echo(f"purged {vault.purge()}")
+        vault.store.close()
+
+    @cli.group()
+    def keys() -> None:
+        """Make and change the key file."""
+
+    @keys.command()
+    def create() -> None:
+        """Make a key file with a new key and a new admin token."""
+        ring = crypto.create_key_file(_key_path())
+        click.echo(f"made {_key_path()} with key {ring.current}; the admin token is its field admin_token")
+
+    @keys.command()
+    def rotate() -> None:
+        """Add a new key and make it current. A running server picks it up within a second."""
+        click.echo(f"current key is now {crypto.rotate(_key_path(), datetime.now(UTC))}; the old one is kept for opening")
+
+    @keys.command("list")
+    def list_() -> None:
+        """Name the keys, and when each was retired."""
+        for name, state in crypto.describe(_key_path()):
+            click.echo(f"{name}  {state}")
+
+    @keys.command()
+    @click.argument("key_id")
+    def drop(key_id: str) -> None:
+        """Remove a key that was retired at least eight days ago."""
+        crypto.drop(_key_path(), key_id, datetime.now(UTC))
+        click.echo(f"dropped {key_id}")
+
+    return cli
+
+
+def _key_path() -> Path:
+    return Settings.from_environ(os.environ).key_file or crypto.default_key_path()

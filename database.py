@@ -1,0 +1,107 @@
+"""The storage contract, and the way from a database URL to a store that keeps it.
+
+A store keeps envelopes and counts; it decides with one atomic statement who gets a view, and nothing in it can read a
+message. Every time in it comes from its own clock, `now`. What expired is refused by the `WHERE` of each statement: the purge
+only removes what nobody could read any more.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, Protocol
+
+from records import Claim, Counts, KeyId, Millis, NewRow, Purged, Row, RowId, Sealed
+from settings import MEMORY_URL, Settings
+from storage.sqlite import SqliteStore
+
+Clock = Callable[[], Millis]
+
+
+class MessageStore(Protocol):
+    """What every store promises. All methods raise StoreFailed when the store does not answer in time."""
+
+    durability: Literal["memory", "disk"]
+
+    def now(self) -> Millis:
+        """The store's time. Expiry, leases and the purge go by it and by nothing else."""
+
+    def put(self, row: NewRow) -> None:
+        """Store a message, whole or not at all. Raises StoreFull at the quota; nothing is evicted for it."""
+
+    def peek(self, row_id: RowId) -> Row | None:
+        """The state of a message that can still be opened by someone new."""
+
+    def fetch(self, row_id: RowId, lease: bytes | None) -> tuple[Row, Sealed] | None:
+        """State and envelope of a message that can be opened now, by someone new or under the live lease `lease`."""
+
+    def history(self, row_id: RowId) -> Row | None:
+        """The state of a message, dead or alive, until eight days after its creation."""
+
+    def claim(self, row_id: RowId, lease: bytes | None, lease_seconds: int) -> Claim | None:
+        """Take one view, or repeat the claim of the live lease `lease`; None if neither is to be had.
+
+        Without a lease the last view removes the envelope at once; with one, it stays until the lease ends, at most
+        until the message expires. Messages without a view limit take no lease: nothing of theirs is used up.
+        """
+
+    def confirm(self, row_id: RowId, lease: bytes) -> bool:
+        """End a live lease, and remove the envelope when neither view nor lease remains. False if there is none."""
+
+    def reserve_try(self, row_id: RowId) -> bool:
+        """Reserve one of the tries of a passphrase; False if none is free at this moment."""
+
+    def return_try(self, row_id: RowId) -> None:
+        """Give a reserved try back: the passphrase was right, or was not checked."""
+
+    def wrong_try(self, row_id: RowId) -> int:
+        """Count a reserved try as wrong and return how many are left. At 0 the message is destroyed (`locked`)."""
+
+    def burn(self, row_id: RowId, receipt: bytes | None) -> bool:
+        """Destroy a message. With `receipt` only if that hash is its own; False if nothing was there to destroy."""
+
+    def purge(self, slice_rows: int) -> Purged:
+        """Remove up to `slice_rows` messages or receipts whose time is over. Idempotent."""
+
+    def tidy(self) -> None:
+        """After a purge: overwrite what deletion left behind outside the tables (the write-ahead log)."""
+
+    def may_purge(self) -> bool:
+        """Whether this process is the one that purges: exactly one of those that share a store is."""
+
+    def same_key(self, key_id: KeyId, verifier: bytes) -> bool:
+        """Remember the verifier of a key at its first use; later tell whether the key is still the same."""
+
+    def counts(self) -> Counts:
+        """What is stored, for the admin."""
+
+    def close(self) -> None:
+        """Let go of files and connections."""
+
+
+def boot_clock() -> Clock:
+    """Wall time at this moment, then the time since, whatever the wall clock does. A machine's sleep counts."""
+    since_boot = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+    offset = time.time_ns() - time.clock_gettime_ns(since_boot)
+
+    def now() -> Millis:
+        return Millis((offset + time.clock_gettime_ns(since_boot)) // 1_000_000)
+
+    return now
+
+
+def wall_clock() -> Millis:
+    """The time of the host, for stores that outlive a process."""
+    return Millis(time.time_ns() // 1_000_000)
+
+
+def open_database(settings: Settings, now: Clock | None = None) -> MessageStore:
+    """Open the store that `settings.database_url` names; `now` replaces its clock.
+
+    Raises StartRefused if it cannot be opened.
+    """
+    if settings.database_url == MEMORY_URL:
+        return SqliteStore(None, settings.store_bytes, now or boot_clock())
+    path = Path(settings.database_url.removeprefix("sqlite:///"))
+    return SqliteStore(path, settings.store_bytes, now or wall_clock, spare_bytes=2 * settings.max_message_bytes)

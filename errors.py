@@ -1,0 +1,223 @@
+"""Everything that can go wrong, as one tree. Which HTTP status each becomes stands in `web/errors.py`.
+
+    MayflyError
+    ├── StartRefused            the server does not start; one line for the operator
+    │   ├── SettingRefused        a MAYFLY_… variable that is present but wrong
+    │   └── KeyFileRefused        key.json is missing, malformed, or readable by others
+    ├── BadRequest              the client can mend it; nothing was stored or used up
+    │   ├── FieldRefused          a named field has a value that is not allowed
+    │   ├── BodyRefused           the body is cut short, ambiguous, or not what its headers say
+    │   ├── LengthRequired        a chunked body
+    │   ├── BodyTooLarge
+    │   ├── BodyTooSlow
+    │   ├── UnsupportedBody       a content type or content encoding that is not taken
+    │   ├── UnknownHost           the Host header names no host of ours
+    │   └── PrefetchRefused       a browser asks ahead of its user
+    ├── NotFound                never existed, opened, expired, burned, locked, purged: all the same
+    ├── MethodRefused           the address exists, the method is not for it
+    │   └── OpeningRequired       the message opens by POST only
+    ├── TickRequired            a form wants to open without its deliberate tick
+    ├── PassphraseRequired      no passphrase was sent; no try was used
+    ├── PassphraseMismatch      what `crypto` knows of a wrong passphrase; `messages` makes it a
+    ├── WrongPassphrase           one try was used, no view
+    ├── NotSignedIn             the admin token is missing, wrong, or the session has ended
+    ├── ForgedRequest           an admin form that did not come from our own page
+    ├── LimitReached            too often; later it will work
+    │   └── TriesInUse            all tries of a passphrase are reserved at this moment
+    └── Unavailable             our fault; nothing was lost or used up, trying again is right
+        ├── StoreFull
+        ├── StoreFailed           the store does not answer, or not in time
+        ├── KeyMissing            the key this message was sealed with is not, or not the same, in key.json
+        └── Damaged               what is stored does not verify
+
+Messages are shown to people: they say what to do next, and never hold a secret.
+"""
+
+from __future__ import annotations
+
+
+class MayflyError(Exception):
+    """The root of the tree. `str(error)` is one sentence for a person."""
+
+
+class StartRefused(MayflyError):
+    """The server does not start."""
+
+
+class SettingRefused(StartRefused):
+    """A MAYFLY_… variable is present but wrong, or unknown."""
+
+
+class KeyFileRefused(StartRefused):
+    """The key file cannot be used. Holds no key bytes."""
+
+
+class BadRequest(MayflyError):
+    """The client can mend it; nothing was stored or used up."""
+
+
+class FieldRefused(BadRequest):
+    """The field `field` is unknown, missing, repeated or out of its bounds."""
+
+    def __init__(self, field: str, why: str) -> None:
+        super().__init__(why)
+        self.field = field
+
+
+class BodyRefused(BadRequest):
+    """The body is cut short, ambiguous, or not what its headers say."""
+
+
+class LengthRequired(BadRequest):
+    """The body came without a length of its own."""
+
+    def __init__(self) -> None:
+        super().__init__("Send the body with a Content-Length, not with Transfer-Encoding.")
+
+
+class BodyTooLarge(BadRequest):
+    """The body, or the message in it, is over the limit."""
+
+
+class BodyTooSlow(BadRequest):
+    """The body did not arrive in time."""
+
+    def __init__(self, seconds: int) -> None:
+        super().__init__(f"The body did not arrive within {seconds} seconds. Send it again.")
+
+
+class UnsupportedBody(BadRequest):
+    """A content type or content encoding that is not taken."""
+
+
+class UnknownHost(BadRequest):
+    """The Host header names no host of ours."""
+
+    def __init__(self) -> None:
+        super().__init__("This server does not answer for that host name. Its operator sets MAYFLY_TRUSTED_HOSTS.")
+
+
+class PrefetchRefused(BadRequest):
+    """A browser or proxy asks ahead of its user."""
+
+    def __init__(self) -> None:
+        super().__init__("Messages are not loaded ahead of time. Open the link itself.")
+
+
+class NotFound(MayflyError):
+    """There is nothing here, and nobody is told whether there ever was."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "There is no message here. It may have been opened, burned or expired, or the link is not complete. "
+            "Ask the sender: the receipt says what happened."
+        )
+
+
+class MethodRefused(MayflyError):
+    """The address exists, the method is not for it. `allow` lists those that are."""
+
+    def __init__(self, allow: str, why: str = "This address does not take that method.") -> None:
+        super().__init__(why)
+        self.allow = allow
+
+
+class OpeningRequired(MethodRefused):
+    """The message is there, but a safe method may not open it."""
+
+    def __init__(self) -> None:
+        super().__init__("POST, DELETE", "This message is there and has not been opened. Open it by POST (curl -X POST LINK).")
+
+
+class TickRequired(MayflyError):
+    """A form wants to open a message without its deliberate tick."""
+
+    def __init__(self) -> None:
+        super().__init__("Tick the box to open the message (with curl: -d open=yes). Nothing was used up.")
+
+
+class PassphraseRequired(MayflyError):
+    """No passphrase was sent; no try was used."""
+
+    def __init__(self) -> None:
+        super().__init__("This message needs the passphrase its sender chose. Nothing was used up.")
+
+
+class PassphraseMismatch(MayflyError):
+    """The passphrase does not open the envelope."""
+
+
+class WrongPassphrase(MayflyError):
+    """One try was used, no view. After the last try the message is destroyed."""
+
+    def __init__(self, tries_left: int) -> None:
+        left = {0: "none: the message has been destroyed", 1: "one"}.get(tries_left, str(tries_left))
+        super().__init__(f"That passphrase is wrong. Tries left: {left}.")
+        self.tries_left = tries_left
+
+
+class NotSignedIn(MayflyError):
+    """The admin token is missing or wrong, or the session has ended."""
+
+    def __init__(self) -> None:
+        super().__init__("Sign in with the admin token from the key file.")
+
+
+class ForgedRequest(MayflyError):
+    """An admin form that did not come from our own page."""
+
+    def __init__(self) -> None:
+        super().__init__("That request did not come from this server's own page, or the page was too old. Load it again.")
+
+
+class LimitReached(MayflyError):
+    """Too often; `retry_after` seconds from now it will work."""
+
+    def __init__(self, why: str, retry_after: int) -> None:
+        super().__init__(why)
+        self.retry_after = retry_after
+
+
+class TriesInUse(LimitReached):
+    """All tries of a passphrase are reserved at this moment."""
+
+    def __init__(self) -> None:
+        super().__init__("All tries for this message are in use at this moment. Try again shortly.", 2)
+
+
+class Unavailable(MayflyError):
+    """Our fault; nothing was lost or used up. `retry_after` is in seconds."""
+
+    def __init__(self, why: str, retry_after: int = 5) -> None:
+        super().__init__(why)
+        self.retry_after = retry_after
+
+
+class StoreFull(Unavailable):
+    """The quota is reached. What is stored stays, and opens."""
+
+    def __init__(self) -> None:
+        super().__init__("This server is full at the moment. Messages expire all the time: try again later.", 60)
+
+
+class StoreFailed(Unavailable):
+    """The store does not answer, or not in time."""
+
+    def __init__(self) -> None:
+        super().__init__("The message store does not answer. Nothing was used up: try again shortly.")
+
+
+class KeyMissing(Unavailable):
+    """The key of this message is not, or not the same, in key.json."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This server does not have the key for that message at the moment. Nothing was used up: tell its operator.", 60
+        )
+
+
+class Damaged(Unavailable):
+    """What is stored does not verify: it was changed, or belongs to another link."""
+
+    def __init__(self) -> None:
+        super().__init__("What is stored for this link is damaged and cannot be shown. Nothing was used up.", 60)

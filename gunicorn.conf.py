@@ -1,0 +1,45 @@
+"""Settings for `gunicorn 'server:create_app()'`. Granian (`python server.py`) is the default and needs none of this.
+
+gthread, because the default sync worker is killed by one slow body, and the memory store with it. Many threads, because a thread
+waits with each slow client: put a buffering proxy in front of it on a public address.
+"""
+
+import logging
+import os
+import sys
+
+from errors import StartRefused
+from settings import Settings
+
+try:
+    _settings = Settings.from_environ(os.environ)
+except StartRefused as refusal:
+    sys.exit(f"mayfly: {refusal}")
+
+bind = f"{_settings.host}:{_settings.port}"
+worker_class = "gthread"
+workers = 1
+threads = 256
+keepalive = 5
+graceful_timeout = 30
+# The application takes its requests apart itself; at `warning` gunicorn would log malformed request lines, links included.
+loglevel = "error"
+# Threads do not survive a fork: the application is built in the worker.
+preload_app = False
+# Nobody speaks for a client but the proxies that MAYFLY_TRUSTED_PROXIES names.
+forwarded_allow_ips = ""
+
+
+def on_starting(server):
+    """Refuse what would give each worker a memory store of its own, or a store without its purge."""
+    if _settings.embedded and server.cfg.workers > 1:
+        sys.exit("mayfly: the memory store lives in one process; run gunicorn with one worker or set MAYFLY_DATABASE_URL to a file")
+    if server.cfg.preload_app:
+        sys.exit("mayfly: run gunicorn without --preload, which would leave the purge behind in the parent process")
+
+
+def nworkers_changed(server, new_value, old_value):
+    """SIGTTIN asks for another worker; the memory store has room for one."""
+    if _settings.embedded and new_value > 1:
+        logging.getLogger("mayfly").error("the memory store lives in one process; not adding a worker")
+        server.num_workers = 1

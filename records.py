@@ -1,0 +1,163 @@
+"""The values that rooms hand each other: frozen, typed, without behaviour of their own.
+
+Times are integers, milliseconds since the Unix epoch by the store's clock, and say so in their type.
+What can be read (`Content`) and what is stored (`Sealed`) are different types, so that neither can stand
+in for the other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NewType
+
+Millis = NewType("Millis", int)
+"""Milliseconds since 1970-01-01T00:00:00Z by the store's clock."""
+
+RowId = NewType("RowId", bytes)
+"""32 bytes: the hash under which a message is stored. The link cannot be had from it."""
+
+KeyId = NewType("KeyId", str)
+"""The name of a key in key.json, such as `2026-11-k3f9`."""
+
+Sealed = NewType("Sealed", bytes)
+"""An envelope: format version, key id and encrypted bytes, as `crypto` makes them. All that a store ever sees."""
+
+Format = Literal["text", "markdown"]
+State = Literal["waiting", "opened", "burned", "expired", "locked"]
+Ended = Literal["spent", "burned", "locked", "expired"]
+
+SECOND = Millis(1000)
+MAX_LIFETIME_SECONDS = 7 * 24 * 3600
+MIN_LIFETIME_SECONDS = 60
+RECEIPT_LIFETIME = Millis(8 * 24 * 3600 * 1000)
+"""How long a receipt answers, from the creation of its message: a day longer than any message lives."""
+
+MAX_VIEWS = 100
+MAX_TRIES = 5
+MAX_OPENINGS = MAX_VIEWS
+"""How many times of opening a receipt lists; the newest are kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A message that someone asks to have stored, its fields already checked.
+
+    `expires_in` is in seconds; `views` None means any number until expiry.
+    """
+
+    message: str
+    expires_in: int = MAX_LIFETIME_SECONDS
+    views: int | None = None
+    passphrase: str | None = None
+    format: Format = "text"
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What only readers may see. `html` is the sanitized rendering of markdown, empty for text."""
+
+    message: str
+    format: Format
+    html: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NewRow:
+    """A message as it is handed to a store. `receipt` is the hash of the receipt's secret (32 bytes)."""
+
+    id: RowId
+    receipt: bytes
+    created_at: Millis
+    expires_at: Millis
+    views: int | None
+    tries: int | None
+    body: Sealed
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """The state of a stored message; `tries_free` is None where no passphrase is needed.
+
+    `openings` are the times of the newest openings, oldest first. `ended` is None while the body is there, which
+    after its time is until the next purge; what remains afterwards is the receipt's side.
+    """
+
+    id: RowId
+    receipt: bytes
+    created_at: Millis
+    expires_at: Millis
+    views_left: int | None
+    tries_free: int | None
+    openings: tuple[Millis, ...]
+    ended: Ended | None
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One view, taken. `views_left` is what was left behind it: a repeated claim tells the same number."""
+
+    views_left: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Purged:
+    """One slice of the purge: bodies and receipts removed, and whether there may be more to remove."""
+
+    bodies: int
+    receipts: int
+    more: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What a store holds: readable messages, unreadable ones awaiting the purge, and bytes used of the quota."""
+
+    stored: int
+    expired: int
+    used_bytes: int
+    quota_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    """A message, stored. `link_id` is the link's UUID and `receipt` the sender's token: both are secrets."""
+
+    link_id: str
+    receipt: str
+    expires_at: Millis
+    views: int | None
+    durability: Literal["memory", "disk"]
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What may be told of a message before it is opened."""
+
+    expires_at: Millis
+    views_left: int | None
+    needs_passphrase: bool
+
+    @property
+    def opens_freely(self) -> bool:
+        """Whether reading uses nothing up, so that a safe method may show the message."""
+        return self.views_left is None and not self.needs_passphrase
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A message, readable. `views_left` None means any number."""
+
+    content: Content
+    expires_at: Millis
+    views_left: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """The sender's side of a message: state and times, never content."""
+
+    state: State
+    created_at: Millis
+    expires_at: Millis
+    opened: tuple[Millis, ...]
+    views_left: int | None

@@ -1,0 +1,75 @@
+"""APScheduler runs the purge, and the monotonic clock watches over APScheduler.
+
+APScheduler 3 plans by the wall clock: after a jump an hour back it stands still for that hour, after one two years ahead it
+works through every run it believes to have missed. So the trigger knows no missed runs, and a watchdog that sleeps by the monotonic
+clock plans anew whenever a run is overdue. Expiry does not depend on any of this: reads refuse what has expired.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from apscheduler.schedulers.background import BackgroundScheduler
+from apscheduler.triggers.base import BaseTrigger
+
+from errors import MayflyError
+from messages import Vault
+
+_log = logging.getLogger("mayfly.scheduler")
+
+
+class EveryFromNow(BaseTrigger):  # type: ignore[misc]
+    """Fires `seconds` after it is asked, and never for a moment that has passed."""
+
+    def __init__(self, seconds: float) -> None:
+        self._interval = timedelta(seconds=seconds)
+
+    def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime:
+        return now + self._interval
+
+
+class PurgeScheduler:
+    """Purges a vault every `seconds`, in a thread of its own, until stopped.
+
+    Of several processes that share a store exactly one purges; another takes over when it ends.
+    """
+
+    def __init__(self, vault: Vault, seconds: float) -> None:
+        self._vault = vault
+        self._seconds = seconds
+        self._last_run = time.monotonic()
+        self._stopped = threading.Event()
+        self._scheduler = BackgroundScheduler(daemon=True)
+        self._job: Any = self._scheduler.add_job(
+            self._run, EveryFromNow(seconds), coalesce=True, max_instances=1, misfire_grace_time=None
+        )
+        self._watchdog = threading.Thread(target=self._watch, name="mayfly-purge-watchdog", daemon=True)
+
+    def start(self) -> None:
+        self._scheduler.start()
+        self._watchdog.start()
+
+    def stop(self) -> None:
+        """Stop planning; a purge under way ends its slice."""
+        self._stopped.set()
+        self._scheduler.shutdown(wait=False)
+
+    def _run(self) -> None:
+        self._last_run = time.monotonic()
+        try:
+            if self._vault.store.may_purge():
+                purged = self._vault.purge()
+                if purged:
+                    _log.info("purged %d messages", purged)
+        except MayflyError as error:
+            _log.error("the purge failed and will be tried again: %s", error)
+
+    def _watch(self) -> None:
+        while not self._stopped.wait(self._seconds):
+            if time.monotonic() - self._last_run > 2 * self._seconds:
+                _log.warning("the purge is overdue: the wall clock jumped, or a purge takes long; planning anew")
+                self._job.modify(next_run_time=datetime.now(UTC))

@@ -1,0 +1,114 @@
+"""Mayfly: a server for messages that must not last. `create_app()` joins everything; `python server.py` serves.
+
+Settings and keys enter here, once, and go down as arguments.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import logging
+import os
+import signal
+import sys
+
+from commands import build_commands
+from crypto import KeyFile, create_key_file, default_key_path
+from database import Clock, open_database
+from errors import StartRefused
+from messages import Vault
+from scheduler import PurgeScheduler
+from settings import Settings
+from web.app import build_app
+from web.gate import Gate
+from web.limits import Limits
+from web.rsgi import RsgiServer
+
+HEADER_MILLISECONDS = 10_000
+CONNECTIONS = 1024
+
+
+def create_app(settings: Settings | None = None, now: Clock | None = None) -> Gate:
+    """Build the server as a WSGI application and start its purge.
+
+    `settings` come from the environment if not given; `now` replaces the store's clock. Raises StartRefused.
+    """
+    settings = settings or Settings.from_environ(os.environ)
+    _log_to_stderr(settings.log_level)
+    vault = open_vault(settings, now)
+    if settings.purge_seconds:
+        purge = PurgeScheduler(vault, settings.purge_seconds)
+        purge.start()
+        atexit.register(purge.stop)
+    limits = Limits(settings.create_rate)
+    return Gate(build_app(vault, vault.keys, settings, limits), settings, limits)
+
+
+def open_vault(settings: Settings, now: Clock | None = None) -> Vault:
+    """The open vault: its store and its keys. The embedded default makes its key file at the first start.
+
+    Raises StartRefused.
+    """
+    path = settings.key_file or default_key_path()
+    if settings.embedded and settings.key_file is None and not path.exists():
+        create_key_file(path)
+    return Vault(open_database(settings, now), KeyFile(path), settings.lease_seconds, settings.max_message_bytes)
+
+
+def serve(settings: Settings | None = None, now: Clock | None = None) -> None:
+    """Serve with granian until SIGTERM or SIGINT; requests in flight are finished. Raises StartRefused."""
+    import uvloop
+    from granian.constants import HTTPModes, Interfaces
+    from granian.http import HTTP1Settings
+    from granian.server.embed import Server
+
+    settings = settings or Settings.from_environ(os.environ)
+    application = RsgiServer(create_app(settings, now), settings.max_body_bytes)
+    server = Server(
+        application,
+        address=settings.host,
+        port=settings.port,
+        interface=Interfaces.RSGI,
+        http=HTTPModes.http1,
+        websockets=False,
+        backlog=CONNECTIONS,
+        backpressure=CONNECTIONS,
+        http1_settings=HTTP1Settings(header_read_timeout=HEADER_MILLISECONDS),
+        log_enabled=False,
+    )
+
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, server.stop)
+        # A hang-up would have replaced the worker, and the memory store with it.
+        loop.add_signal_handler(signal.SIGHUP, lambda: None)
+        await server.serve()
+
+    url = settings.public_url or f"http://{f'[{settings.host}]' if ':' in settings.host else settings.host}:{settings.port}"
+    print(f"Mayfly serves {url}")
+    key_file = settings.key_file or default_key_path()
+    print(f"Keys are in {key_file}; the admin token is its field admin_token, for {url}/admin", flush=True)
+    uvloop.run(run())
+
+
+def _log_to_stderr(level: int) -> None:
+    logger = logging.getLogger("mayfly")
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+        logger.addHandler(handler)
+        logger.propagate = False
+    logger.setLevel(level)
+
+
+def main() -> None:
+    """The operator's commands; a refusal to start is one line and exit code 1."""
+    try:
+        build_commands(serve, open_vault)(standalone_mode=True)
+    except StartRefused as refusal:
+        sys.exit(f"mayfly: {refusal}")
+
+
+if __name__ == "__main__":
+    main()

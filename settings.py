@@ -1,0 +1,231 @@
+"""Every setting, once: its name, where it goes, its default, unit and form.
+
+Settings come from the environment and enter at the top, as an argument. A setting that is absent has its documented
+default; one that is present but wrong, or unknown, stops the start with one line. `docs/settings.md` is checked
+against `TABLE` by a test.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import logging
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from errors import SettingRefused
+
+PREFIX = "MAYFLY_"
+LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "[::1]")
+MEMORY_URL = "sqlite://"
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All settings of one server, checked. Units stand in the names."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    public_url: str | None = None
+    trusted_hosts: tuple[str, ...] = LOOPBACK_HOSTS
+    trusted_proxies: tuple[Network, ...] = ()
+    key_file: Path | None = None
+    database_url: str = MEMORY_URL
+    max_message_bytes: int = 1024 * 1024
+    store_bytes: int = 256 * 1024 * 1024
+    create_rate: int = 60
+    purge_seconds: int = 20
+    lease_seconds: int = 30
+    log_level: int = logging.WARNING
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str]) -> Settings:
+        """Read the MAYFLY_… variables of `environ`.
+
+        Raises SettingRefused at the first variable that is unknown or not of its form.
+        """
+        found: dict[str, Any] = {}
+        for name, text in sorted(environ.items()):
+            if not name.startswith(PREFIX):
+                continue
+            row = _BY_NAME.get(name)
+            if row is None:
+                raise SettingRefused(f"{name} is not a setting; {_nearest(name)}")
+            try:
+                found[row.field] = row.read(text.strip())
+            except ValueError:
+                raise SettingRefused(f"{name} must be {row.form}") from None
+        settings = cls(**found)
+        if settings.public_url and "trusted_hosts" not in found:
+            host = _hostname(urlsplit(settings.public_url).netloc)
+            found["trusted_hosts"] = (*LOOPBACK_HOSTS, host)
+        return cls(**found)
+
+    @property
+    def embedded(self) -> bool:
+        """Whether this is the embedded default, whose messages live only in this process's memory."""
+        return self.database_url == MEMORY_URL
+
+    @property
+    def max_body_bytes(self) -> int:
+        """The largest request body: JSON may escape each byte of a message as six (`\\u00e9`)."""
+        return 6 * self.max_message_bytes + 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One row of the table. `read` raises ValueError for what is not of the form."""
+
+    name: str
+    read: Callable[[str], Any]
+    default: str
+    form: str
+    help: str
+
+    @property
+    def field(self) -> str:
+        return self.name.removeprefix(PREFIX).lower()
+
+
+def _integer(low: int, high: int) -> Callable[[str], int]:
+    def read(text: str) -> int:
+        if not re.fullmatch(r"[0-9]{1,18}", text) or not low <= int(text) <= high:
+            raise ValueError
+        return int(text)
+
+    return read
+
+
+def _list_of(read_item: Callable[[str], Any]) -> Callable[[str], tuple[Any, ...]]:
+    def read(text: str) -> tuple[Any, ...]:
+        return tuple(read_item(item.strip()) for item in text.split(",") if item.strip())
+
+    return read
+
+
+def _bind_host(text: str) -> str:
+    if text == "localhost":
+        return "127.0.0.1"
+    return str(ipaddress.ip_address(text))
+
+
+def _hostname(text: str) -> str:
+    """The host of `host[:port]`, in lower case; ports are not told apart, names are."""
+    match = re.fullmatch(r"(\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(:[0-9]{1,5})?", text.strip().lower())
+    if not match:
+        raise ValueError
+    return match[1]
+
+
+def _public_url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or parts.query or parts.fragment or parts.path.strip("/") or "@" in parts.netloc:
+        raise ValueError
+    _hostname(parts.netloc)
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+def _absolute_path(text: str) -> Path:
+    path = Path(text).expanduser()
+    if not path.is_absolute():
+        raise ValueError
+    return path
+
+
+def _database_url(text: str) -> str:
+    if text == MEMORY_URL or re.fullmatch(r"sqlite:///[^?#]+", text):
+        return text
+    raise ValueError
+
+
+def _log_level(text: str) -> int:
+    levels = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+    if text.lower() not in levels:
+        raise ValueError
+    return levels[text.lower()]
+
+
+TABLE: tuple[Setting, ...] = (
+    Setting("MAYFLY_HOST", _bind_host, "127.0.0.1", "an IP address to listen on, such as 127.0.0.1 or 0.0.0.0", "Where to listen."),
+    Setting("MAYFLY_PORT", _integer(1, 65535), "8000", "a port from 1 to 65535", "Where to listen."),
+    Setting(
+        "MAYFLY_PUBLIC_URL",
+        _public_url,
+        "from the request",
+        "http(s)://host[:port] without a path",
+        "What links begin with. Without it, the host the request named.",
+    ),
+    Setting(
+        "MAYFLY_TRUSTED_HOSTS",
+        _list_of(_hostname),
+        "loopback names and the public URL's",
+        "host names without ports, separated by commas",
+        "Which Host headers are answered; all others get 400.",
+    ),
+    Setting(
+        "MAYFLY_TRUSTED_PROXIES",
+        _list_of(ipaddress.ip_network),
+        "none",
+        "IP addresses or networks, separated by commas",
+        "Whose X-Forwarded-For and X-Forwarded-Proto are believed.",
+    ),
+    Setting(
+        "MAYFLY_KEY_FILE",
+        _absolute_path,
+        "$XDG_CONFIG_HOME/mayfly/key.json",
+        "an absolute path",
+        "Keys and admin token; outside the project's folder.",
+    ),
+    Setting(
+        "MAYFLY_DATABASE_URL",
+        _database_url,
+        MEMORY_URL,
+        "sqlite:// (memory) or sqlite:////absolute/path.db",
+        "Where messages are kept. Memory lasts while the server runs.",
+    ),
+    Setting(
+        "MAYFLY_MAX_MESSAGE_BYTES",
+        _integer(1024, 64 * 1024 * 1024),
+        "1048576",
+        "1024 to 67108864 (bytes of UTF-8)",
+        "The longest message.",
+    ),
+    Setting(
+        "MAYFLY_STORE_BYTES",
+        _integer(1024 * 1024, 1 << 40),
+        "268435456",
+        "1048576 or more (bytes)",
+        "The quota of the store. At it, creating answers 503; opening goes on.",
+    ),
+    Setting("MAYFLY_CREATE_RATE", _integer(0, 1_000_000), "60", "0 to 1000000", "Creates a minute per client; 0 = no limit."),
+    Setting(
+        "MAYFLY_PURGE_SECONDS",
+        _integer(0, 60),
+        "20",
+        "0 to 60 (seconds)",
+        "How often the purge runs; 0 = not in this process (then run `python server.py purge` every minute).",
+    ),
+    Setting(
+        "MAYFLY_LEASE_SECONDS",
+        _integer(1, 300),
+        "30",
+        "1 to 300 (seconds)",
+        "How long an Idempotency-Key gets the same message again.",
+    ),
+    Setting(
+        "MAYFLY_LOG_LEVEL", _log_level, "warning", "debug, info, warning or error", "From info on, one line a request, without ids."
+    ),
+)
+_BY_NAME = {row.name: row for row in TABLE}
+assert {row.field for row in TABLE} == {field.name for field in fields(Settings)}
+
+
+def _nearest(name: str) -> str:
+    close = difflib.get_close_matches(name, _BY_NAME, n=1, cutoff=0.0)
+    return f"did you mean {close[0]}?"

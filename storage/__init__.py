@@ -1,0 +1,1 @@
+"""The stores. Each keeps the contract `database.MessageStore`; only `database.py` opens them."""

@@ -1,0 +1,351 @@
+"""Messages in SQLite: in this process's memory, or in a file that several processes may share.
+
+One connection, one lock. A message is a small state row beside an immutable body row, so that counting a view or a try does not
+rewrite a megabyte, and works when creating has stopped. Statements are raw: the memory store is the hot path.
+
+`messages.purge_at` is the next moment at which the purge has something to do with a row: when the message expires, when the
+last lease of a used-up message ends, or, with the body gone, when the receipt ends. A body is there if and only if `ended` is null.
+
+Deleted content is overwritten (`secure_delete`), in the file at once and in its write-ahead log by `tidy`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from errors import StartRefused, StoreFailed, StoreFull
+from records import (
+    MAX_OPENINGS,
+    MAX_TRIES,
+    RECEIPT_LIFETIME,
+    SECOND,
+    Claim,
+    Counts,
+    KeyId,
+    Millis,
+    NewRow,
+    Purged,
+    Row,
+    RowId,
+    Sealed,
+)
+
+SCHEMA_VERSION = 1
+_SCHEMA = """
+CREATE TABLE messages (
+    n INTEGER PRIMARY KEY,
+    id BLOB NOT NULL UNIQUE,
+    receipt BLOB NOT NULL,
+    created_at INTEGER NOT NULL,
+    expires_at INTEGER NOT NULL,
+    views_left INTEGER,
+    tries_free INTEGER,
+    tries_wrong INTEGER NOT NULL DEFAULT 0,
+    openings TEXT NOT NULL DEFAULT '',
+    ended TEXT,
+    purge_at INTEGER NOT NULL
+);
+CREATE INDEX messages_purge_at ON messages (purge_at, ended);
+CREATE TABLE bodies (n INTEGER PRIMARY KEY, body BLOB NOT NULL);
+CREATE TABLE claims (n INTEGER NOT NULL, lease BLOB NOT NULL, until INTEGER NOT NULL, views_left INTEGER, PRIMARY KEY (n, lease));
+CREATE INDEX claims_until ON claims (until);
+CREATE TABLE keys (id TEXT PRIMARY KEY, verifier BLOB NOT NULL);
+"""
+
+_MEMORY_PRAGMAS = {"secure_delete": 1, "temp_store": 2, "journal_mode": "memory"}
+# FULL: an opening that was answered must not come back after a power cut, so every commit reaches the disk.
+_FILE_PRAGMAS = {"secure_delete": 1, "temp_store": 2, "journal_mode": "wal", "synchronous": 2, "wal_autocheckpoint": 100}
+_BUSY_SECONDS = 2.0
+_WAL_BYTES = 512 * 1024
+"""What the write-ahead log takes between checkpoints of 100 pages, with room."""
+
+_STATE = "m.id, m.receipt, m.created_at, m.expires_at, m.views_left, m.tries_free, m.openings, m.ended"
+_OPENING_CHARS = 14  # 13 digits of milliseconds, until the year 2286, and a comma
+
+_INSERT = (
+    "INSERT INTO messages (id, receipt, created_at, expires_at, views_left, tries_free, purge_at) VALUES (?, ?, ?, ?, ?, ?, ?)"
+)
+_PEEK = (
+    f"SELECT {_STATE} FROM messages m WHERE m.id = ? AND m.expires_at > ? AND m.ended IS NULL "
+    "AND (m.views_left IS NULL OR m.views_left > 0)"
+)
+_FETCH = (
+    f"SELECT {_STATE}, b.body FROM messages m JOIN bodies b ON b.n = m.n "
+    "WHERE m.id = :id AND m.expires_at > :now AND m.ended IS NULL AND (m.views_left IS NULL OR m.views_left > 0 "
+    "OR EXISTS (SELECT 1 FROM claims c WHERE c.n = m.n AND c.lease = :lease AND c.until > :now))"
+)
+_HISTORY = f"SELECT {_STATE} FROM messages m WHERE m.id = ? AND m.created_at > ?"
+_LEASED = (
+    "SELECT c.views_left FROM claims c JOIN messages m ON m.n = c.n "
+    "WHERE m.id = ? AND c.lease = ? AND c.until > ? AND m.expires_at > ? AND m.ended IS NULL"
+)
+_CLAIM = (
+    "UPDATE messages SET views_left = views_left - 1, "
+    f"openings = substr(openings || :now || ',', -{_OPENING_CHARS * MAX_OPENINGS}) "
+    "WHERE id = :id AND expires_at > :now AND ended IS NULL AND (views_left IS NULL OR views_left > 0) "
+    "RETURNING n, views_left, expires_at"
+)
+_LAST_LEASE = "SELECT max(until) FROM claims WHERE n = ? AND until > ?"
+_END = f"UPDATE messages SET ended = ?, purge_at = created_at + {RECEIPT_LIFETIME} WHERE n = ?"
+_RESERVE = "UPDATE messages SET tries_free = tries_free - 1 WHERE id = ? AND expires_at > ? AND ended IS NULL AND tries_free > 0"
+_RETURN = f"UPDATE messages SET tries_free = tries_free + 1 WHERE id = ? AND ended IS NULL AND tries_free < {MAX_TRIES}"
+_WRONG = "UPDATE messages SET tries_wrong = tries_wrong + 1 WHERE id = ? AND ended IS NULL RETURNING n, tries_wrong"
+_DUE = "SELECT n, ended, views_left FROM messages WHERE purge_at <= ? ORDER BY purge_at LIMIT ?"
+
+
+class SqliteStore:
+    """A store on the standard library's `sqlite3`."""
+
+    def __init__(self, path: Path | None, quota_bytes: int, now: Callable[[], Millis], spare_bytes: int = 0) -> None:
+        """Open the file `path`, or memory if None.
+
+        Creating stops at `quota_bytes`, and on a file also when the disk has less than `spare_bytes` and what claims, deletions and
+        the write-ahead log need left. Raises StartRefused.
+        """
+        self.durability: Literal["memory", "disk"] = "disk" if path else "memory"
+        self.now = now
+        self._path = path
+        self._quota_bytes = quota_bytes
+        self._spare_bytes = spare_bytes + _WAL_BYTES
+        self._lock = threading.Lock()
+        self._purge_lock: int | None = None
+        try:
+            self._db = self._open()
+        except (sqlite3.Error, OSError) as error:
+            raise StartRefused(f"MAYFLY_DATABASE_URL: {path or 'memory'} cannot be opened as a database ({error})") from None
+
+    def _open(self) -> sqlite3.Connection:
+        if self._path:
+            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        db = sqlite3.connect(
+            self._path or ":memory:", timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False, cached_statements=64
+        )
+        for name, value in (_FILE_PRAGMAS if self._path else _MEMORY_PRAGMAS).items():
+            db.execute(f"PRAGMA {name} = {value}").fetchall()
+            (got,) = db.execute(f"PRAGMA {name}").fetchone()
+            if got != value:
+                raise StartRefused(f"MAYFLY_DATABASE_URL: SQLite does not take {name} = {value}, only {got}")
+        self._page_bytes: int = db.execute("PRAGMA page_size").fetchone()[0]
+        db.execute("BEGIN IMMEDIATE")
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        if version == 0:
+            for statement in _SCHEMA.split(";"):
+                db.execute(statement)
+            db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        elif version != SCHEMA_VERSION:
+            raise StartRefused(f"MAYFLY_DATABASE_URL: {self._path} was written by another version of Mayfly (schema {version})")
+        db.execute("COMMIT")
+        return db
+
+    def close(self) -> None:
+        with self._lock:
+            self._db.close()
+            if self._purge_lock is not None:
+                os.close(self._purge_lock)
+                self._purge_lock = None
+
+    # The life of a message
+
+    def put(self, row: NewRow) -> None:
+        with self._transaction() as db:
+            self._check_room(db, len(row.body))
+            n = db.execute(
+                _INSERT, (row.id, row.receipt, row.created_at, row.expires_at, row.views, row.tries, row.expires_at)
+            ).lastrowid
+            db.execute("INSERT INTO bodies VALUES (?, ?)", (n, row.body))
+
+    def peek(self, row_id: RowId) -> Row | None:
+        found = self._one(_PEEK, (row_id, self.now()))
+        return found and _row(found)
+
+    def fetch(self, row_id: RowId, lease: bytes | None) -> tuple[Row, Sealed] | None:
+        found = self._one(_FETCH, {"id": row_id, "now": self.now(), "lease": lease})
+        return found and (_row(found), Sealed(found[8]))
+
+    def history(self, row_id: RowId) -> Row | None:
+        found = self._one(_HISTORY, (row_id, self.now() - RECEIPT_LIFETIME))
+        return found and _row(found)
+
+    def claim(self, row_id: RowId, lease: bytes | None, lease_seconds: int) -> Claim | None:
+        now = self.now()
+        with self._transaction() as db:
+            if lease and (repeated := db.execute(_LEASED, (row_id, lease, now, now)).fetchone()):
+                return Claim(repeated[0])
+            taken = db.execute(_CLAIM, {"id": row_id, "now": now}).fetchone()
+            if taken is None:
+                return None
+            n, views_left, expires_at = taken
+            if lease and views_left is not None:
+                until = min(now + lease_seconds * SECOND, expires_at)
+                db.execute("INSERT OR REPLACE INTO claims VALUES (?, ?, ?, ?)", (n, lease, until, views_left))
+            if views_left == 0:
+                self._retire(db, n, now)
+            return Claim(views_left)
+
+    def confirm(self, row_id: RowId, lease: bytes) -> bool:
+        now = self.now()
+        with self._transaction() as db:
+            found = db.execute(
+                "SELECT n, views_left FROM messages WHERE id = ? AND expires_at > ? AND ended IS NULL", (row_id, now)
+            ).fetchone()
+            if found is None:
+                return False
+            n, views_left = found
+            ended = db.execute("DELETE FROM claims WHERE n = ? AND lease = ? AND until > ?", (n, lease, now)).rowcount
+            if ended and views_left == 0:
+                self._retire(db, n, now)
+            return bool(ended)
+
+    def _retire(self, db: sqlite3.Connection, n: int, now: Millis) -> None:
+        """With the last view taken, remove the body, or leave it to the purge for when the last lease ends."""
+        (last_lease,) = db.execute(_LAST_LEASE, (n, now)).fetchone()
+        if last_lease is None:
+            _destroy(db, n, "spent")
+        else:
+            db.execute("UPDATE messages SET purge_at = ? WHERE n = ?", (last_lease, n))
+
+    def burn(self, row_id: RowId, receipt: bytes | None) -> bool:
+        with self._transaction() as db:
+            found = db.execute(
+                "SELECT n FROM messages WHERE id = ? AND expires_at > ? AND ended IS NULL AND (? IS NULL OR receipt = ?)",
+                (row_id, self.now(), receipt, receipt),
+            ).fetchone()
+            if found:
+                _destroy(db, found[0], "burned")
+            return found is not None
+
+    # Tries of a passphrase
+
+    def reserve_try(self, row_id: RowId) -> bool:
+        with self._transaction() as db:
+            return bool(db.execute(_RESERVE, (row_id, self.now())).rowcount)
+
+    def return_try(self, row_id: RowId) -> None:
+        with self._transaction() as db:
+            db.execute(_RETURN, (row_id,))
+
+    def wrong_try(self, row_id: RowId) -> int:
+        with self._transaction() as db:
+            found = db.execute(_WRONG, (row_id,)).fetchone()
+            if found is None:
+                return 0
+            n, wrong = found
+            if wrong >= MAX_TRIES:
+                _destroy(db, n, "locked")
+            return max(0, MAX_TRIES - int(wrong))
+
+    # The purge
+
+    def purge(self, slice_rows: int) -> Purged:
+        now = self.now()
+        with self._transaction() as db:
+            due = db.execute(_DUE, (now, slice_rows)).fetchall()
+            lapsed = db.execute(
+                "DELETE FROM claims WHERE rowid IN (SELECT rowid FROM claims WHERE until <= ? LIMIT ?)", (now, slice_rows)
+            ).rowcount
+            receipts = [(n,) for n, ended, _ in due if ended]
+            for n, ended, views_left in due:
+                if not ended:
+                    _destroy(db, n, "spent" if views_left == 0 else "expired")
+            db.executemany("DELETE FROM messages WHERE n = ?", receipts)
+        return Purged(len(due) - len(receipts), len(receipts), more=slice_rows in (len(due), lapsed))
+
+    def tidy(self) -> None:
+        if self._path and _size(Path(f"{self._path}-wal")):
+            with self._lock, _faults():
+                self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+    def may_purge(self) -> bool:
+        if self._path is None or self._purge_lock is not None:
+            return True
+        handle = os.open(f"{self._path}-purge", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(handle)
+            return False
+        self._purge_lock = handle
+        return True
+
+    # Keys, counts, faults
+
+    def same_key(self, key_id: KeyId, verifier: bytes) -> bool:
+        with self._transaction() as db:
+            db.execute("INSERT OR IGNORE INTO keys VALUES (?, ?)", (key_id, verifier))
+            (known,) = db.execute("SELECT verifier FROM keys WHERE id = ?", (key_id,)).fetchone()
+            return bool(known == verifier)
+
+    def counts(self) -> Counts:
+        with self._lock, _faults():
+            all_bodies, due = self._db.execute(
+                "SELECT count(*), coalesce(sum(purge_at <= ?), 0) FROM messages WHERE ended IS NULL", (self.now(),)
+            ).fetchone()
+            used = self._used_bytes(self._db)
+        return Counts(all_bodies - due, due, used, self._quota_bytes)
+
+    def _check_room(self, db: sqlite3.Connection, body_bytes: int) -> None:
+        used = self._used_bytes(db)
+        if used + body_bytes + 2 * self._page_bytes > self._quota_bytes:
+            raise StoreFull
+        if self._path:
+            # A quarter of what is stored, for leases and times of opening when everybody comes at once.
+            disk = os.statvfs(self._path)
+            if disk.f_bavail * disk.f_frsize < 2 * body_bytes + self._spare_bytes + used // 4:
+                raise StoreFull
+
+    def _used_bytes(self, db: sqlite3.Connection) -> int:
+        pages: int = db.execute("PRAGMA page_count").fetchone()[0]
+        free: int = db.execute("PRAGMA freelist_count").fetchone()[0]
+        return (pages - free) * self._page_bytes
+
+    def _one(self, statement: str, values: Any) -> Any:
+        with self._lock, _faults():
+            return self._db.execute(statement, values).fetchone()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._lock, _faults():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+
+
+@contextmanager
+def _faults() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:
+            raise StoreFull from None
+        raise StoreFailed from error
+
+
+def _destroy(db: sqlite3.Connection, n: int, ended: str) -> None:
+    db.execute("DELETE FROM bodies WHERE n = ?", (n,))
+    db.execute("DELETE FROM claims WHERE n = ?", (n,))
+    db.execute(_END, (ended, n))
+
+
+def _row(found: tuple[Any, ...]) -> Row:
+    row_id, receipt, created_at, expires_at, views_left, tries_free, openings, ended = found[:8]
+    times = tuple(Millis(int(at)) for at in openings.split(",")[:-1])
+    return Row(row_id, receipt, created_at, expires_at, views_left, tries_free, times, ended)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0

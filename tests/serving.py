@@ -1,0 +1,169 @@
+"""Start real servers for tests: a process, a port on loopback, a key file, a clock that can be moved.
+
+with Served(tmp_path, server="gunicorn", database="file", MAYFLY_LEASE_SECONDS="5") as served:
+    link = served.create("hello", views=1).link
+    served.clock.advance(60)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+import httpx
+
+import crypto
+
+PROJECT = Path(__file__).resolve().parent.parent
+Server = Literal["granian", "gunicorn"]
+Database = Literal["memory", "file"]
+SERVERS: tuple[Server, ...] = ("granian", "gunicorn")
+DATABASES: tuple[Database, ...] = ("memory", "file")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class MovableClock:
+    """The store's clock of a served process; real time plus what it was advanced by."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.offset_ms = 0
+        path.write_bytes(struct.pack("<q", 0))
+
+    def advance(self, seconds: float) -> None:
+        self.offset_ms += int(seconds * 1000)
+        with self.path.open("r+b") as file:  # in place: the server has it mapped
+            file.write(struct.pack("<q", self.offset_ms))
+
+
+@dataclass(frozen=True)
+class CreatedMessage:
+    """The JSON answer to a create."""
+
+    id: str
+    link: str
+    receipt: str
+    expires_at: str
+    views: int | None
+    durability: str
+    encryption: str
+
+    @property
+    def path(self) -> str:
+        return urlsplit(self.link).path
+
+    @property
+    def receipt_path(self) -> str:
+        return urlsplit(self.receipt).path
+
+
+class Served:
+    """One served Mayfly. No rate limit and no purge unless the test asks for them."""
+
+    def __init__(
+        self, folder: Path, server: Server = "granian", database: Database = "memory", workers: int = 1, **settings: str
+    ) -> None:
+        self.folder = folder
+        self.server = server
+        self.database = database
+        self.workers = workers
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.key_file = folder / "key.json"
+        self.database_file = folder / "mayfly.db"
+        self.log_file = folder / "server.log"
+        if not self.key_file.exists():
+            crypto.create_key_file(self.key_file)
+        self.clock = MovableClock(folder / "clock")
+        self.settings = {
+            "MAYFLY_PORT": str(self.port),
+            "MAYFLY_KEY_FILE": str(self.key_file),
+            "MAYFLY_DATABASE_URL": "sqlite://" if database == "memory" else f"sqlite:///{self.database_file}",
+            "MAYFLY_CREATE_RATE": "0",
+            "MAYFLY_PURGE_SECONDS": "0",
+            **settings,
+        }
+        self.process: subprocess.Popen[bytes] | None = None
+        self.http = httpx.Client(base_url=self.url, timeout=30)
+
+    @property
+    def admin_token(self) -> str:
+        return str(json.loads(self.key_file.read_text())["admin_token"])
+
+    @property
+    def pid(self) -> int:
+        assert self.process
+        return self.process.pid
+
+    def command(self) -> list[str]:
+        if self.server == "granian":
+            return [sys.executable, "-m", "tests.clocked"]
+        return [sys.executable, "-m", "gunicorn", "--workers", str(self.workers), "tests.clocked:app()"]
+
+    def start(self) -> None:
+        """Start and wait until it answers; raises AssertionError with its log if it does not."""
+        environ = {name: value for name, value in os.environ.items() if not name.startswith("MAYFLY_")}
+        environ |= {**self.settings, "TEST_CLOCK": str(self.clock.path), "PYTHONUNBUFFERED": "1"}
+        with self.log_file.open("ab") as log:
+            self.process = subprocess.Popen(
+                self.command(), cwd=PROJECT, env=environ, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
+            )
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline and self.process.poll() is None:
+            try:
+                if httpx.get(f"{self.url}/healthz", timeout=5).status_code == 200:
+                    return
+            except httpx.TransportError:
+                time.sleep(0.02)
+        raise AssertionError(f"the server did not start:\n{self.log()}")
+
+    def stop(self) -> int:
+        """Stop as an operator does, with SIGTERM, and return the exit code."""
+        assert self.process
+        self.process.terminate()
+        return self.process.wait(timeout=60)
+
+    def kill(self) -> None:
+        """SIGKILL the server and all its workers."""
+        assert self.process
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def log(self) -> str:
+        return self.log_file.read_text(errors="replace")
+
+    def create(self, message: str, **fields: Any) -> CreatedMessage:
+        answer = self.http.post("/", json={"message": message, **fields})
+        assert answer.status_code == 201, answer.text
+        return CreatedMessage(**answer.json())
+
+    def purge(self) -> int:
+        """Purge by the scripted admin route; returns how many messages went."""
+        answer = self.http.post("/delete", headers={"Authorization": f"Bearer {self.admin_token}"})
+        assert answer.status_code == 200, answer.text
+        return int(answer.json()["deleted"])
+
+    def __enter__(self) -> Served:
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.http.close()
+        if self.process and self.process.poll() is None:
+            self.kill()

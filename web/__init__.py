@@ -1,0 +1,1 @@
+"""HTTP: the gate around everything, reading bodies, answering, pages. Flask lives here and in `server.py` only."""

@@ -1,0 +1,133 @@
+"""The operator's page and its scripted twin: counts, the purge, taking one message down.
+
+The page signs in with the admin token and then carries a signed cookie for half an hour; its forms are checked by where they come
+from (Sec-Fetch-Site, Origin) and by a token bound to the session. Scripts send the admin token as Bearer with each request and need
+neither.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+
+from flask import Blueprint, Response, request
+from itsdangerous import BadSignature, TimestampSigner
+
+from crypto import KeyFile
+from errors import FieldRefused, ForgedRequest, NotSignedIn
+from messages import Vault
+from web import answers, pages
+from web.answers import HTML, Answer
+from web.limits import Limits
+from web.routes import body_of_request, own_origin, respond
+
+SESSION_SECONDS = 30 * 60
+
+
+def blueprint(vault: Vault, keys: KeyFile, limits: Limits) -> Blueprint:
+    """`/admin` and `/delete`."""
+    routes = Blueprint("admin", __name__)
+
+    def page(session: str, done: str | None = None) -> Response:
+        form_token = _form_token(keys, session)
+        return respond(Answer(200, HTML, pages.admin(vault.counts(), form_token, vault.store.durability, done)))
+
+    def require_token(token: str) -> None:
+        limits.count_sign_in(request.environ["REMOTE_ADDR"])
+        if not keys.ring().is_admin_token(token):
+            raise NotSignedIn
+
+    @routes.get("/admin")
+    def show() -> Response:
+        try:
+            return page(_session(keys))
+        except NotSignedIn:
+            return respond(Answer(200, HTML, pages.sign_in()))
+
+    @routes.post("/admin")
+    def act() -> Response:
+        fields = _form()
+        _require_own_page()
+        if set(fields) == {"token"}:
+            try:
+                require_token(fields["token"])
+            except NotSignedIn:
+                return respond(Answer(401, HTML, pages.sign_in("That is not the admin token."), _CHALLENGE))
+            return _back_with_cookie(_signer(keys).sign(secrets.token_urlsafe(16)).decode(), SESSION_SECONDS)
+        session = _session(keys)
+        if not hmac.compare_digest(fields.pop("form_token", "").encode(), _form_token(keys, session).encode()):
+            raise ForgedRequest
+        match fields:
+            case {"do": "purge", **rest} if not rest:
+                return page(session, _count("Purged", vault.purge()))
+            case {"do": "take-down", "link": link, **rest} if not rest:
+                found = vault.take_down(link)
+                return page(session, "The message was taken down." if found else "There is no message at that link.")
+            case {"do": "sign-out", **rest} if not rest:
+                return _back_with_cookie("", 0)
+        raise FieldRefused("", "The form has fields that this page does not have.")
+
+    @routes.post("/delete")
+    def delete() -> Response:
+        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() != "bearer":
+            raise NotSignedIn
+        require_token(token.strip())
+        fields = body_of_request().fields
+        if not fields:
+            return respond(answers.deleted(vault.purge()))
+        link = fields.get("link")
+        if set(fields) != {"link"} or not isinstance(link, str):
+            raise FieldRefused("link", "Send link=… to take one message down, or nothing to purge what has expired.")
+        return respond(answers.deleted(int(vault.take_down(link))))
+
+    return routes
+
+
+_CHALLENGE = (("WWW-Authenticate", 'Bearer realm="mayfly"'),)
+
+
+def _form() -> dict[str, str]:
+    body = body_of_request()
+    if body.kind != "form":
+        raise FieldRefused("", "This page takes its own forms. Scripts use POST /delete.")
+    return {name: str(value) for name, value in body.fields.items()}
+
+
+def _require_own_page() -> None:
+    """Raise ForgedRequest for a form that another site sent. Both headers are set by the browser, not by the page."""
+    site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
+    if site not in (None, "same-origin", "none") or (origin is not None and origin != own_origin()):
+        raise ForgedRequest
+
+
+def _cookie_name() -> str:
+    return "__Host-mayfly-admin" if request.environ["wsgi.url_scheme"] == "https" else "mayfly-admin"
+
+
+def _back_with_cookie(value: str, seconds: int) -> Response:
+    secure = request.environ["wsgi.url_scheme"] == "https"
+    answer = Response(status=303, headers={"Location": "/admin"})
+    answer.set_cookie(_cookie_name(), value, max_age=seconds, path="/", secure=secure, httponly=True, samesite="Strict")
+    return answer
+
+
+def _signer(keys: KeyFile) -> TimestampSigner:
+    return TimestampSigner(keys.ring().session_secret(), salt=b"mayfly admin", digest_method=hashlib.sha256)
+
+
+def _session(keys: KeyFile) -> str:
+    """The id of the session that the cookie names. Raises NotSignedIn if there is none, or none any more."""
+    try:
+        return _signer(keys).unsign(request.cookies.get(_cookie_name(), ""), max_age=SESSION_SECONDS).decode()
+    except BadSignature:
+        raise NotSignedIn from None
+
+
+def _form_token(keys: KeyFile, session: str) -> str:
+    return hmac.new(keys.ring().session_secret(), b"form\x00" + session.encode(), "sha256").hexdigest()
+
+
+def _count(verb: str, count: int) -> str:
+    return f"{verb} {count} message{'' if count == 1 else 's'}."

@@ -1,0 +1,80 @@
+"""One table from error to HTTP status, and one way to tell an error in HTML, JSON (RFC 9457) and text."""
+
+from __future__ import annotations
+
+import json
+
+import errors
+from errors import LimitReached, MayflyError, MethodRefused, Unavailable, WrongPassphrase
+from messages import FIELDS
+from web import pages
+from web.answers import HTML, TEXT, Answer, Kind
+
+PROBLEM_JSON = "application/problem+json"
+
+# The first row whose class fits.
+TABLE: tuple[tuple[type[MayflyError], int, str], ...] = (
+    (errors.FieldRefused, 400, "A field is not right"),
+    (errors.BodyRefused, 400, "The request is not right"),
+    (errors.LengthRequired, 411, "A length is needed"),
+    (errors.BodyTooLarge, 413, "That is too large"),
+    (errors.BodyTooSlow, 408, "That took too long"),
+    (errors.UnsupportedBody, 415, "That kind of content is not taken"),
+    (errors.UnknownHost, 400, "Another host"),
+    (errors.PrefetchRefused, 403, "Not ahead of time"),
+    (errors.NotFound, 404, "Nothing here"),
+    (errors.OpeningRequired, 405, "Waiting to be opened"),
+    (errors.MethodRefused, 405, "Not that way"),
+    (errors.TickRequired, 400, "Not opened"),
+    (errors.PassphraseRequired, 403, "A passphrase is needed"),
+    (errors.WrongPassphrase, 403, "Wrong passphrase"),
+    (errors.NotSignedIn, 401, "Not signed in"),
+    (errors.ForgedRequest, 403, "Not from this page"),
+    (errors.LimitReached, 429, "Too often"),
+    (errors.Damaged, 500, "Damaged"),
+    (errors.Unavailable, 503, "Not at the moment"),
+)
+
+# Any other name may be a piece of a message whose form was not encoded.
+_TELLABLE_FIELDS = FIELDS | {"open", "idempotency_key", "Idempotency-Key", "link"}
+
+
+class Unexpected(Unavailable):
+    """A fault in Mayfly itself. What happened stands in the log, never in the answer."""
+
+    def __init__(self) -> None:
+        super().__init__("Something went wrong on the server. It has been logged; try again shortly.")
+
+
+def status_of(error: MayflyError) -> tuple[int, str]:
+    """The status and title of an error."""
+    if isinstance(error, Unexpected):
+        return 500, "A fault of ours"
+    return next((status, title) for kind, status, title in TABLE if isinstance(error, kind))
+
+
+def answer(error: MayflyError, kind: Kind) -> Answer:
+    """The error as the client wants to have it told, with the headers it carries."""
+    status, title = status_of(error)
+    detail = str(error)
+    headers = _headers(error, status)
+    if kind == "html":
+        return Answer(status, HTML, pages.error(status, title, detail), headers)
+    if kind == "text":
+        return Answer(status, TEXT, f"{detail}\n".encode(), headers)
+    problem: dict[str, object] = {"type": "about:blank", "title": title, "status": status, "detail": detail}
+    if isinstance(error, WrongPassphrase):
+        problem["tries_left"] = error.tries_left
+    if isinstance(error, errors.FieldRefused) and error.field in _TELLABLE_FIELDS:
+        problem["field"] = error.field
+    return Answer(status, PROBLEM_JSON, json.dumps(problem).encode(), headers)
+
+
+def _headers(error: MayflyError, status: int) -> tuple[tuple[str, str], ...]:
+    if isinstance(error, MethodRefused):
+        return (("Allow", error.allow),)
+    if isinstance(error, (LimitReached, Unavailable)):
+        return (("Retry-After", str(error.retry_after)),)
+    if status == 401:
+        return (("WWW-Authenticate", 'Bearer realm="mayfly"'),)
+    return ()

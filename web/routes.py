@@ -1,0 +1,141 @@
+"""The routes of the open vault, as Flask views. Each reads the request, calls `messages`, and answers: nothing else."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import replace
+
+from flask import Blueprint, Response, request
+
+from errors import (
+    BodyRefused,
+    FieldRefused,
+    MayflyError,
+    NotFound,
+    OpeningRequired,
+    PassphraseRequired,
+    TickRequired,
+    TriesInUse,
+    WrongPassphrase,
+)
+from messages import Vault, read_draft, read_passphrase
+from settings import Settings
+from web import answers, pages
+from web.answers import HTML, TEXT, Answer, kind_for
+from web.bodies import Body, read_body
+from web.errors import answer as answer_error
+from web.gate import headers_of
+
+
+def blueprint(vault: Vault, settings: Settings) -> Blueprint:
+    """All routes of messages and receipts, and the probes."""
+    routes = Blueprint("messages", __name__)
+
+    @routes.get("/")
+    def write() -> Response:
+        return respond(Answer(200, HTML, pages.write(settings.max_message_bytes, vault.store.durability)))
+
+    @routes.post("/")
+    def create() -> Response:
+        body = body_of_request()
+        fields = {
+            name: value for name, value in body.fields.items() if not (body.kind == "form" and value == "" and name != "message")
+        }
+        message = vault.create(read_draft(fields))
+        return respond(answers.created(kind_for(request.environ), settings.public_url or own_origin(), message))
+
+    @routes.get("/message/<link_id>")
+    def look(link_id: str) -> Response:
+        kind = kind_for(request.environ)
+        try:
+            return respond(answers.opened(kind, vault.read(link_id)))
+        except OpeningRequired:
+            if kind != "html":
+                raise
+            return respond(Answer(200, HTML, pages.reveal(vault.preview(link_id), secrets.token_urlsafe(24))))
+
+    @routes.post("/message/<link_id>")
+    def open_(link_id: str) -> Response:
+        kind = kind_for(request.environ)
+        try:
+            passphrase, key = _opening(body_of_request(), vault, link_id)
+            return respond(answers.opened(kind, vault.open(link_id, passphrase, key), vault.lease_seconds if key else None))
+        except (TickRequired, PassphraseRequired, WrongPassphrase, TriesInUse) as problem:
+            if kind != "html":
+                raise
+            return respond(_reveal_again(vault, link_id, problem))
+
+    @routes.delete("/message/<link_id>")
+    def confirm(link_id: str) -> Response:
+        vault.confirm(link_id, request.headers.get("Idempotency-Key"))
+        return Response(status=204)
+
+    @routes.get("/receipt/<token>")
+    def receipt(token: str) -> Response:
+        return respond(answers.receipt(kind_for(request.environ), token, vault.receipt(token)))
+
+    @routes.delete("/receipt/<token>")
+    def burn(token: str) -> Response:
+        return respond(answers.receipt(kind_for(request.environ), token, vault.burn(token)))
+
+    @routes.post("/receipt/<token>")
+    def burn_by_form(token: str) -> Response:
+        if body_of_request().fields != {"burn": "yes"}:
+            raise FieldRefused("burn", "To burn the message, send burn=yes.")
+        return respond(answers.receipt(kind_for(request.environ), token, vault.burn(token)))
+
+    @routes.get("/healthz")
+    def alive() -> Response:
+        return respond(Answer(200, TEXT, b"ok\n"))
+
+    @routes.get("/readyz")
+    def ready() -> Response:
+        vault.counts()
+        return respond(Answer(200, TEXT, b"ready\n"))
+
+    return routes
+
+
+def respond(answer: Answer) -> Response:
+    """An answer as Flask's response."""
+    return Response(answer.body, answer.status, headers_of(answer))
+
+
+def body_of_request() -> Body:
+    """The fields of the request at hand, from the body that the gate has checked."""
+    environ = request.environ
+    return read_body(environ["mayfly.body"], environ.get("CONTENT_TYPE", ""), environ.get("QUERY_STRING", ""))
+
+
+def own_origin() -> str:
+    """What the request called this server; the gate has checked the host."""
+    return f"{request.environ['wsgi.url_scheme']}://{request.environ['HTTP_HOST']}"
+
+
+def _opening(body: Body, vault: Vault, link_id: str) -> tuple[str | None, str | None]:
+    """Check a request to open a message; return passphrase and idempotency key.
+
+    Whether the message exists is told before what is wrong with the form, so that a link that is gone answers alike to all.
+    """
+    fields = dict(body.fields)
+    header_key = request.headers.get("Idempotency-Key")
+    if body.kind == "text":
+        raise BodyRefused("Open with an empty body, a form or JSON.")
+    form_key, ticked = fields.pop("idempotency_key", None), fields.pop("open", None)
+    passphrase = fields.pop("passphrase", None) or None
+    if fields or not isinstance(form_key, str | None) or (header_key and form_key):
+        raise FieldRefused("", "Opening takes the fields open, passphrase and idempotency_key, or the header Idempotency-Key.")
+    key = header_key or form_key or None
+    if body.kind == "form" and ticked != "yes":
+        vault.preview(link_id, key)
+        raise TickRequired
+    return read_passphrase(passphrase), key
+
+
+def _reveal_again(vault: Vault, link_id: str, problem: MayflyError) -> Answer:
+    refusal = answer_error(problem, "html")
+    try:
+        page = pages.reveal(vault.preview(link_id), secrets.token_urlsafe(24), str(problem))
+    except NotFound:
+        return refusal
+    return replace(refusal, body=page)
