@@ -12,7 +12,7 @@ from markdown_it import MarkdownIt
 from markdown_it.renderer import RendererHTML
 from markdown_it.token import Token
 
-from errors import FieldRefused
+from errors import BodyTooLarge
 
 MAX_MARKDOWN_BYTES = 16 * 1024
 """bleach costs 0.3–0.7 ms a KB of what it cleans, so both sides of the rendering are bounded."""
@@ -41,14 +41,14 @@ _MARKDOWN.add_render_rule("link_open", _open_link)
 def markdown_to_html(source: str) -> str:
     """Render CommonMark with tables and strikethrough, and return only HTML that the allow-list names.
 
-    Takes at most 16 KiB of UTF-8 that render to at most 64 KiB; raises FieldRefused beyond. No images, styles, classes or
+    Takes at most 16 KiB of UTF-8 that render to at most 64 KiB; raises BodyTooLarge beyond. No images, styles, classes or
     raw HTML; links are http(s) or mailto and carry `rel="noopener noreferrer nofollow"`.
     """
     if len(source.encode()) > MAX_MARKDOWN_BYTES:
-        raise FieldRefused("message", "A markdown message is at most 16 KiB. Send longer ones as text.")
+        raise BodyTooLarge("A markdown message is at most 16 KiB. Send longer ones as text.")
     rendered = _MARKDOWN.render(source)
     if len(rendered.encode()) > MAX_HTML_BYTES:
-        raise FieldRefused("message", "This markdown renders to more than 64 KiB. Send it as text.")
+        raise BodyTooLarge("This markdown renders to more than 64 KiB. Send it as text.")
     # A cleaner of its own each time: bleach says that they are not thread-safe.
     cleaner = bleach.Cleaner(tags=_TAGS, attributes=_attribute_allowed, protocols=_PROTOCOLS)
     return cleaner.clean(rendered)

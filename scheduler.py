@@ -69,7 +69,8 @@ class PurgeScheduler:
             _log.error("the purge failed and will be tried again: %s", error)
 
     def _watch(self) -> None:
-        while not self._stopped.wait(self._seconds):
-            if time.monotonic() - self._last_run > 2 * self._seconds:
+        while not self._stopped.wait(self._seconds / 4):
+            if time.monotonic() - self._last_run > 1.5 * self._seconds:
+                self._last_run = time.monotonic()
                 _log.warning("the purge is overdue: the wall clock jumped, or a purge takes long; planning anew")
                 self._job.modify(next_run_time=datetime.now(UTC))

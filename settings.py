@@ -206,9 +206,9 @@ TABLE: tuple[Setting, ...] = (
     Setting("MAYFLY_CREATE_RATE", _integer(0, 1_000_000), "60", "0 to 1000000", "Creates a minute per client; 0 = no limit."),
     Setting(
         "MAYFLY_PURGE_SECONDS",
-        _integer(0, 60),
+        _integer(0, 30),
         "20",
-        "0 to 60 (seconds)",
+        "0 to 30 (seconds)",
         "How often the purge runs; 0 = not in this process (then run `python server.py purge` every minute).",
     ),
     Setting(

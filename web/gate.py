@@ -123,7 +123,7 @@ class Gate:
             route = _ROUTES.get(environ["PATH_INFO"].split("/", 2)[1] if "/" in environ["PATH_INFO"] else "", "other")
             took = (time.perf_counter() - started) * 1000
             _log.info("%s %s %s %.1f ms", environ["REQUEST_METHOD"][:10], route, status[:3], took)
-        return [] if environ["REQUEST_METHOD"] == "HEAD" else body
+        return [] if environ["REQUEST_METHOD"] == "HEAD" else body  # nothing of ours needs close()
 
     def _admit(self, environ: Environ) -> None:
         if self._one_process_only and environ["wsgi.multiprocess"]:

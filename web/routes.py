@@ -37,7 +37,7 @@ def blueprint(vault: Vault, settings: Settings) -> Blueprint:
 
     @routes.post("/")
     def create() -> Response:
-        body = body_of_request()
+        body = body_of_request(request.environ.get("QUERY_STRING", ""))
         fields = {
             name: value for name, value in body.fields.items() if not (body.kind == "form" and value == "" and name != "message")
         }
@@ -101,10 +101,12 @@ def respond(answer: Answer) -> Response:
     return Response(answer.body, answer.status, headers_of(answer))
 
 
-def body_of_request() -> Body:
-    """The fields of the request at hand, from the body that the gate has checked."""
-    environ = request.environ
-    return read_body(environ["mayfly.body"], environ.get("CONTENT_TYPE", ""), environ.get("QUERY_STRING", ""))
+def body_of_request(query: str = "") -> Body:
+    """The fields of the request at hand, from the body that the gate has checked.
+
+    The query counts only where it is handed in: services append parameters of their own to links that are passed around.
+    """
+    return read_body(request.environ["mayfly.body"], request.environ.get("CONTENT_TYPE", ""), query)
 
 
 def own_origin() -> str:
