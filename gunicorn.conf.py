@@ -7,17 +7,37 @@ waits with each slow client: put a buffering proxy in front of it on a public ad
 import logging
 import os
 import sys
+from contextlib import suppress
+
+from gunicorn.http.errors import ParseException
+from gunicorn.util import write_nonblock
+from gunicorn.workers.gthread import ThreadWorker
 
 from errors import StartRefused
 from settings import Settings
+from web.gate import log_fault
 
 try:
     _settings = Settings.from_environ(os.environ)
 except StartRefused as refusal:
     sys.exit(f"mayfly: {refusal}")
 
+
+class QuietThreadWorker(ThreadWorker):
+    """gthread that repeats nothing of a request it cannot parse: gunicorn would quote it in its answer, and links in its log."""
+
+    def handle_error(self, req, client, addr, exc):
+        """Answer a malformed request with a bare 400, and anything else with a 500 that the log explains."""
+        malformed = isinstance(exc, ParseException)
+        if not malformed:
+            log_fault(exc)
+        status = "400 Bad Request" if malformed else "500 Internal Server Error"
+        with suppress(OSError):  # the client may have gone
+            write_nonblock(client, f"HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n".encode())
+
+
 bind = f"{_settings.host}:{_settings.port}"
-worker_class = "gthread"
+worker_class = QuietThreadWorker
 workers = 1
 threads = 256
 keepalive = 5

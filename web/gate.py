@@ -25,6 +25,7 @@ from errors import (
     BodyTooSlow,
     LengthRequired,
     MayflyError,
+    NotFound,
     PrefetchRefused,
     Unavailable,
     UnknownHost,
@@ -128,7 +129,12 @@ class Gate:
     def _admit(self, environ: Environ) -> None:
         if self._one_process_only and environ["wsgi.multiprocess"]:
             raise Unavailable("The memory store lives in one process, and this server was started with several workers.", 60)
-        path = environ["PATH_INFO"]
+        path, method = environ["PATH_INFO"], environ["REQUEST_METHOD"]
+        # Flask would take `post` for POST and `//` for /, past the limits that stand here.
+        if method != method.upper():
+            raise BodyRefused("Methods are written in capital letters (RFC 9110 section 9.1).")
+        if not path.startswith("/") or path.startswith("//"):
+            raise NotFound
         if path not in _PROBES and _host_name(environ.get("HTTP_HOST", "")) not in self._trusted_hosts:
             raise UnknownHost
         if self._trusted_proxies:
@@ -138,7 +144,7 @@ class Gate:
             raise PrefetchRefused
         environ["mayfly.body"] = body = self._read_body(environ)
         environ["wsgi.input"] = BytesIO(body)
-        if path == "/" and environ["REQUEST_METHOD"] == "POST":
+        if path == "/" and method == "POST":
             self._limits.count_create(environ["REMOTE_ADDR"])
 
     def _look_behind_proxies(self, environ: Environ) -> None:
@@ -223,4 +229,4 @@ def log_fault(fault: BaseException) -> None:
 def _host_name(host: str) -> str:
     """The name in a Host header, in lower case and without its port; empty if it has not that form."""
     match = re.fullmatch(r"(\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(:[0-9]{1,5})?", host.lower())
-    return match[1] if match else ""
+    return match[1] if match and int((match[2] or ":0")[1:]) < 65536 else ""

@@ -44,6 +44,9 @@ def _network_of(client: str) -> str:
     if ":" not in client:
         return client
     try:
-        return str(ipaddress.ip_network((client, 64), strict=False))
+        address = ipaddress.IPv6Address(client)
     except ValueError:
         return client
+    if address.ipv4_mapped:  # an IPv4 client, as a socket that listens on :: sees it
+        return str(address.ipv4_mapped)
+    return str(ipaddress.ip_network((int(address), 64), strict=False))

@@ -64,6 +64,11 @@ class RsgiServer:
                 continue
             key = "HTTP_" + name.upper().replace("-", "_")
             environ[key] = f"{environ[key]}, {value}" if key in environ else value
+        # Granian's items leave values out that are not ASCII. Something that nobody takes stands for them: an Idempotency-Key that
+        # was sent must not count as none.
+        for name in scope.headers.keys():  # noqa: SIM118 - not a dict
+            if "_" not in name:
+                environ.setdefault("HTTP_" + name.upper().replace("-", "_"), "\xff")
         for key in ("CONTENT_LENGTH", "CONTENT_TYPE"):
             if (http_key := f"HTTP_{key}") in environ:
                 environ[key] = environ.pop(http_key)
