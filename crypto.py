@@ -165,12 +165,13 @@ class KeyFile:
                 _log.warning("the key file changed and was read; current key %s", self._ring.current)
 
 
-def _file_mark(path: Path) -> tuple[int, int, int]:
+def _file_mark(path: Path) -> tuple[int, ...]:
     try:
         status = path.stat()
     except OSError:
-        return (0, 0, 0)
-    return (status.st_mtime_ns, status.st_ino, status.st_size)
+        return ()
+    # The time of change too: a chmod may be what mends a refused file.
+    return (status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_size)
 
 
 def default_key_path(environ: dict[str, str] | os._Environ[str] = os.environ) -> Path:
@@ -191,7 +192,7 @@ def _read_document(path: Path) -> dict[str, Any]:
     def refuse(why: str) -> NoReturn:
         raise KeyFileRefused(f"key file {path}: {why}")
 
-    target = path.resolve()
+    target = _target(path)
     if target.is_relative_to(PROJECT):
         refuse("it is inside the project's folder, where it would be committed or copied along; move it out")
     try:
@@ -219,6 +220,11 @@ def _read_document(path: Path) -> dict[str, Any]:
     if not isinstance(document, dict) or set(document) != {"current", "keys", "admin_token"}:
         refuse('it must be an object with "current", "keys" and "admin_token"; see key.json.example')
     return document
+
+
+def _target(path: Path) -> Path:
+    """What a symlink leads to in the end. A loop is left for `open` to refuse: `Path.resolve` would raise RuntimeError."""
+    return Path(os.path.realpath(path))
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -286,7 +292,7 @@ def create_key_file(path: Path) -> KeyRing:
 
     Raises KeyFileRefused if something is there already or the place is not fit.
     """
-    if path.resolve().is_relative_to(PROJECT):
+    if _target(path).is_relative_to(PROJECT):
         raise KeyFileRefused(f"key file {path}: it would be inside the project's folder; choose a place outside")
     name, entry = _new_key(datetime.now(UTC), ())
     try:
@@ -334,20 +340,34 @@ def _changing(path: Path) -> Iterator[dict[str, Any]]:
 
     A lock beside the file keeps two commands from losing one another's key.
     """
-    target = path.resolve()
-    with open(target.with_name(target.name + ".lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        document = _read_document(path)
-        _ring_of(path, document)
-        yield document
-        _ring_of(path, document)
-        fresh = target.with_name(f"{target.name}.{secrets.token_hex(4)}.new")
-        status = target.stat()
+    read_key_file(path)  # before a lock file is made beside what is refused anyway
+    target = _target(path)
+    try:
+        with open(target.with_name(target.name + ".lock"), "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            document = _read_document(path)
+            _ring_of(path, document)
+            yield document
+            _ring_of(path, document)
+            _replace(target, document)
+    except OSError as error:
+        raise KeyFileRefused(f"key file {path}: it cannot be changed ({error.strerror})") from None
+
+
+def _replace(target: Path, document: dict[str, Any]) -> None:
+    """Put a new file in the place of `target`, with its owner and mode."""
+    fresh = target.with_name(f"{target.name}.{secrets.token_hex(4)}.new")
+    status = target.stat()
+    try:
         _write_new(fresh, document)
         if (status.st_uid, status.st_gid) != (os.geteuid(), os.getegid()):
             os.chown(fresh, status.st_uid, status.st_gid)
         fresh.chmod(stat.S_IMODE(status.st_mode))
         os.replace(fresh, target)
+        _sync_folder(target)  # or a power cut takes back a key that has sealed messages since
+    except OSError:
+        fresh.unlink(missing_ok=True)
+        raise
 
 
 def _write_new(path: Path, document: dict[str, Any]) -> None:
@@ -356,6 +376,15 @@ def _write_new(path: Path, document: dict[str, Any]) -> None:
         file.write("\n")
         file.flush()
         os.fsync(file.fileno())
+    _sync_folder(path)
+
+
+def _sync_folder(path: Path) -> None:
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def _new_key(now: datetime, taken: Any) -> tuple[str, dict[str, str]]:

@@ -102,9 +102,12 @@ def _integer(low: int, high: int) -> Callable[[str], int]:
     return read
 
 
-def _list_of(read_item: Callable[[str], Any]) -> Callable[[str], tuple[Any, ...]]:
+def _list_of(read_item: Callable[[str], Any], may_be_empty: bool = False) -> Callable[[str], tuple[Any, ...]]:
     def read(text: str) -> tuple[Any, ...]:
-        return tuple(read_item(item.strip()) for item in text.split(",") if item.strip())
+        found = tuple(read_item(item.strip()) for item in text.split(",") if item.strip())
+        if not found and not may_be_empty:
+            raise ValueError
+        return found
 
     return read
 
@@ -128,18 +131,22 @@ def _public_url(text: str) -> str:
     if parts.scheme not in ("http", "https") or parts.query or parts.fragment or parts.path.strip("/") or "@" in parts.netloc:
         raise ValueError
     _hostname(parts.netloc)
+    _ = parts.port  # raises ValueError above 65535
     return f"{parts.scheme}://{parts.netloc}"
 
 
 def _absolute_path(text: str) -> Path:
-    path = Path(text).expanduser()
+    try:
+        path = Path(text).expanduser()
+    except RuntimeError:  # the home of a user who does not exist
+        raise ValueError from None
     if not path.is_absolute():
         raise ValueError
     return path
 
 
 def _database_url(text: str) -> str:
-    if text == MEMORY_URL or re.fullmatch(r"sqlite:///[^?#]+", text):
+    if text == MEMORY_URL or re.fullmatch(r"sqlite:////[^?#]+", text):
         return text
     raise ValueError
 
@@ -170,7 +177,7 @@ TABLE: tuple[Setting, ...] = (
     ),
     Setting(
         "MAYFLY_TRUSTED_PROXIES",
-        _list_of(ipaddress.ip_network),
+        _list_of(ipaddress.ip_network, may_be_empty=True),
         "none",
         "IP addresses or networks, separated by commas",
         "Whose X-Forwarded-For and X-Forwarded-Proto are believed.",

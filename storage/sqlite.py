@@ -16,7 +16,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -117,13 +117,23 @@ class SqliteStore:
         self._lock = threading.Lock()
         self._purge_lock: int | None = None
         try:
-            self._db = self._open()
+            self._db = self._open_file(path) if path else self._open()
         except (sqlite3.Error, OSError) as error:
             raise StartRefused(f"MAYFLY_DATABASE_URL: {path or 'memory'} cannot be opened as a database ({error})") from None
 
+    def _open_file(self, path: Path) -> sqlite3.Connection:
+        # One at a time in a folder: of two that switch a new file to WAL at once, one fails as `locked` without waiting.
+        turn = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(turn, fcntl.LOCK_EX)
+            # A file that is there is not opened: to close it would drop the locks of this process's other connections to it.
+            with suppress(FileExistsError):
+                os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+            return self._open()
+        finally:
+            os.close(turn)
+
     def _open(self) -> sqlite3.Connection:
-        if self._path:
-            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         db = sqlite3.connect(
             self._path or ":memory:", timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False, cached_statements=64
         )
@@ -265,7 +275,8 @@ class SqliteStore:
     def may_purge(self) -> bool:
         if self._path is None or self._purge_lock is not None:
             return True
-        handle = os.open(f"{self._path}-purge", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        with _faults():
+            handle = os.open(f"{self._path}-purge", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -326,7 +337,7 @@ class SqliteStore:
 def _faults() -> Iterator[None]:
     try:
         yield
-    except sqlite3.Error as error:
+    except (sqlite3.Error, OSError) as error:
         if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:
             raise StoreFull from None
         raise StoreFailed from error
