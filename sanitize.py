@@ -7,6 +7,8 @@ is a change to this file.
 
 from __future__ import annotations
 
+import re
+
 import bleach
 from markdown_it import MarkdownIt
 from markdown_it.renderer import RendererHTML
@@ -21,11 +23,13 @@ MAX_HTML_BYTES = 64 * 1024
 _TAGS = frozenset("a p br hr h1 h2 h3 h4 h5 h6 strong em s code pre blockquote ul ol li table thead tbody tr th td".split())
 _LINK_REL = "noopener noreferrer nofollow"
 _PROTOCOLS = frozenset({"http", "https", "mailto"})
+# bleach lets through what it takes for relative: //evil.example, /admin, tel:112.
+_HREF = re.compile("https?://|mailto:", re.IGNORECASE)
 
 
 def _attribute_allowed(tag: str, name: str, value: str) -> bool:
     if tag == "a":
-        return name in ("href", "title") or (name == "rel" and value == _LINK_REL)
+        return (name == "href" and bool(_HREF.match(value))) or name == "title" or (name == "rel" and value == _LINK_REL)
     return tag == "ol" and name == "start" and value.isascii() and value.isdigit()
 
 
