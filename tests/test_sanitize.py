@@ -188,7 +188,7 @@ def test_longer_markdown_is_refused(source: str) -> None:
         markdown_to_html(source)
 
 
-@pytest.mark.parametrize("piece", ["&", '"', "- a\n\n- b\n\n", "[a](http://b) "])
+@pytest.mark.parametrize("piece", ["&", '"', "[a](http://b) "])
 def test_markdown_that_renders_to_more_than_64_kib_is_refused(piece: str) -> None:
     """What bleach must clean is bounded as well: its cost is by the length of the HTML."""
     with pytest.raises(BadRequest, match="64 KiB"):
