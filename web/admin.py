@@ -96,9 +96,14 @@ def _form() -> dict[str, str]:
 
 
 def _require_own_page() -> None:
-    """Raise ForgedRequest for a form that another site sent. Both headers are set by the browser, not by the page."""
+    """Raise ForgedRequest for a form that another site sent. Both headers are set by the browser, not by the page.
+
+    Under our `Referrer-Policy: no-referrer` browsers send `Origin: null` with our own forms too (Fetch, "append a request Origin
+    header"): then Sec-Fetch-Site alone tells them from others'.
+    """
     site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
-    if site not in (None, "same-origin", "none") or (origin is not None and origin != own_origin()):
+    own = (None, own_origin()) if site is None else (None, own_origin(), "null")
+    if site not in (None, "same-origin", "none") or origin not in own:
         raise ForgedRequest
 
 
