@@ -1,0 +1,84 @@
+"""`make bench`: run, show, write `bench/results.json`. Exit code 1 if what is required does not hold, 2 if there is no result."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+
+from bench import load, report
+from bench.report import Growth, Sample, Samples
+from bench.servers import PROJECT, STARTS, BenchFailed, Server, start
+
+READ_LINKS = 1000
+PROGRAMS = {"wrk": "wrk", "redis-server": "redis-server"}
+"""Each program, and the Debian package it comes from."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Mayfly against SnapPass and a Flask hello-world.")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=int, default=2, help="how long each operation of a round takes")
+    parser.add_argument("--messages", type=int, default=100_000, help="how many to store for the memory they take")
+    parser.add_argument("--only", choices=STARTS, help="measure one server alone, without ratios")
+    parser.add_argument("--results", type=Path, default=PROJECT / "bench" / "results.json")
+    options = parser.parse_args()
+    servers = [options.only] if options.only else list(STARTS)
+    needed = [program for program in PROGRAMS if program == "wrk" or "snappass" in servers]
+    if missing := [program for program in needed if not shutil.which(program)]:
+        print(f"The benchmark needs {' and '.join(missing)}: apt-get install {' '.join(PROGRAMS[name] for name in missing)}")
+        return 2
+    try:
+        with tempfile.TemporaryDirectory(prefix="mayfly-bench-") as folder:
+            samples = measure_rounds(servers, Path(folder), options.rounds, options.seconds)
+            growth = measure_memory(servers, Path(folder), options.messages)
+    except BenchFailed as failure:
+        print(f"The benchmark failed: {failure}")
+        return 2
+    found = report.results(samples, growth, options.rounds, options.seconds)
+    options.results.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n")
+    print(report.show(found))
+    return 0 if all(row["holds"] for row in found["required"].values()) else 1
+
+
+def measure_rounds(servers: list[str], folder: Path, rounds: int, seconds: int) -> Samples:
+    """Every operation once a round, on servers started afresh for the round."""
+    samples: Samples = {operation.title: [] for operation in load.OPERATIONS if operation.server in servers}
+    for number in range(1, rounds + 1):
+        print(f"round {number} of {rounds}", file=sys.stderr)
+        with ExitStack() as stack:
+            here = {name: folder / f"{name}-{number}" for name in servers}
+            running = {name: stack.enter_context(start(name, here[name])) for name in servers}
+            for name in load.FILLS.keys() & running:  # what is to be read, and a warm-up
+                load.run(load.FILLS[name], running[name], here[name], load.FILL_SECONDS, READ_LINKS)
+            for operation in load.OPERATIONS:
+                if server := running.get(operation.server):
+                    samples[operation.title].append(_sample(operation, server, here[operation.server], seconds))
+    return samples
+
+
+def _sample(operation: load.Operation, server: Server, folder: Path, seconds: int) -> Sample:
+    before = server.cpu_seconds()
+    seen = load.run(operation, server, folder, seconds)
+    return Sample((server.cpu_seconds() - before) / seen.requests * 1e6, seen)
+
+
+def measure_memory(servers: list[str], folder: Path, messages: int) -> dict[str, Growth]:
+    """Memory of a server just started, and after it stored `messages`."""
+    growth = {}
+    for name in load.FILLS.keys() & servers:
+        print(f"memory of {name}", file=sys.stderr)
+        here = folder / f"{name}-memory"
+        with start(name, here) as server:
+            idle = server.memory()
+            stored = load.run(load.FILLS[name], server, here, load.FILL_SECONDS, messages).requests
+            growth[name] = Growth(stored, idle, server.memory())
+    return growth
+
+
+if __name__ == "__main__":
+    sys.exit(main())
