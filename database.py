@@ -50,7 +50,10 @@ class MessageStore(Protocol):
         """End a live lease, and remove the envelope when neither view nor lease remains. False if there is none."""
 
     def reserve_try(self, row_id: RowId) -> bool:
-        """Reserve one of the tries of a passphrase; False if none is free at this moment."""
+        """Reserve one of the tries of a passphrase; False if none is free at this moment.
+
+        With none free, those that neither came back nor counted within a minute are given back: their process was killed.
+        """
 
     def return_try(self, row_id: RowId) -> None:
         """Give a reserved try back: the passphrase was right, or was not checked."""

@@ -48,6 +48,7 @@ CREATE TABLE messages (
     views_left INTEGER,
     tries_free INTEGER,
     tries_wrong INTEGER NOT NULL DEFAULT 0,
+    tried_at INTEGER NOT NULL DEFAULT 0,
     openings TEXT NOT NULL DEFAULT '',
     ended TEXT,
     purge_at INTEGER NOT NULL
@@ -94,8 +95,16 @@ _CLAIM = (
 )
 _LAST_LEASE = "SELECT max(until) FROM claims WHERE n = ? AND until > ?"
 _END = f"UPDATE messages SET ended = ?, purge_at = created_at + {RECEIPT_LIFETIME} WHERE n = ?"
-_RESERVE = "UPDATE messages SET tries_free = tries_free - 1 WHERE id = ? AND expires_at > ? AND ended IS NULL AND tries_free > 0"
-_RETURN = f"UPDATE messages SET tries_free = tries_free + 1 WHERE id = ? AND ended IS NULL AND tries_free < {MAX_TRIES}"
+_TRY_LAPSES = Millis(60 * SECOND)
+"""Checking a passphrase takes 3 s at most: a try reserved for longer belonged to a process that was killed over it."""
+_RESERVE = (
+    f"UPDATE messages SET tried_at = :now, tries_free = iif(tries_free > 0, tries_free, {MAX_TRIES} - tries_wrong) - 1 "
+    "WHERE id = :id AND expires_at > :now AND ended IS NULL "
+    f"AND (tries_free > 0 OR (tries_free = 0 AND tries_wrong < {MAX_TRIES} AND tried_at <= :now - {_TRY_LAPSES}))"
+)
+_RETURN = (
+    f"UPDATE messages SET tries_free = tries_free + 1 WHERE id = ? AND ended IS NULL AND tries_free + tries_wrong < {MAX_TRIES}"
+)
 _WRONG = "UPDATE messages SET tries_wrong = tries_wrong + 1 WHERE id = ? AND ended IS NULL RETURNING n, tries_wrong"
 _DUE = "SELECT n, ended, views_left FROM messages WHERE purge_at <= ? ORDER BY purge_at LIMIT ?"
 
@@ -235,7 +244,7 @@ class SqliteStore:
 
     def reserve_try(self, row_id: RowId) -> bool:
         with self._transaction() as db:
-            return bool(db.execute(_RESERVE, (row_id, self.now())).rowcount)
+            return bool(db.execute(_RESERVE, {"id": row_id, "now": self.now()}).rowcount)
 
     def return_try(self, row_id: RowId) -> None:
         with self._transaction() as db:
