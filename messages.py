@@ -9,7 +9,6 @@ before claiming, so that damage, a missing key or a wrong passphrase cannot use 
 from __future__ import annotations
 
 import base64
-import binascii
 import hmac
 import json
 import os
@@ -65,6 +64,7 @@ _PURGE_PAUSE_SECONDS = 0.0001
 """Between slices, so that whoever waits for the store gets it: a lock is not fair to those who wait."""
 _RECEIPT_SECRET_BYTES = 16
 _LINK_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+_RECEIPT_TOKEN = re.compile(r"[A-Za-z0-9_-]{64}")
 _IDEMPOTENCY_KEY = re.compile(r"[A-Za-z0-9_-]{16,128}")
 
 
@@ -241,10 +241,9 @@ class Vault:
             self._same_keys.add((key_id, verifier))
 
     def _row_of(self, token: str) -> Row:
-        try:
-            raw = base64.b64decode(token, altchars=b"-_", validate=True)
-        except (binascii.Error, ValueError):
-            raise NotFound from None
+        if not _RECEIPT_TOKEN.fullmatch(token):
+            raise NotFound
+        raw = base64.urlsafe_b64decode(token)
         row_id, secret = RowId(raw[:-_RECEIPT_SECRET_BYTES]), raw[-_RECEIPT_SECRET_BYTES:]
         row = self.store.history(row_id)
         if row is None or not hmac.compare_digest(row.receipt, crypto.receipt_hash(secret)):
