@@ -1,0 +1,32 @@
+# Mayfly with its embedded default: messages in memory, keys in the volume /keys.
+#
+#     docker compose up            or
+#     docker build -t mayfly . && docker run -p 127.0.0.1:8000:8000 -v mayfly-keys:/keys --read-only mayfly
+
+FROM python:3.13.7-slim-trixie AS build
+COPY requirements.txt /build/
+RUN python -m venv /venv \
+    && /venv/bin/pip install --no-cache-dir --disable-pip-version-check --only-binary :all: --require-hashes -r /build/requirements.txt
+
+FROM python:3.13.7-slim-trixie
+RUN useradd --system --user-group --uid 10001 --no-create-home --shell /usr/sbin/nologin mayfly \
+    && install -d -o mayfly -g mayfly -m 0700 /keys /data
+COPY --from=build /venv /venv
+WORKDIR /app
+COPY server.py database.py crypto.py scheduler.py settings.py records.py errors.py messages.py sanitize.py commands.py gunicorn.conf.py ./
+COPY storage/ storage/
+COPY web/ web/
+# Whatever umask they were checked out with.
+RUN chmod -R a+rX /app
+# The first start makes /keys/mayfly/key.json, outside the project's folder. 0.0.0.0 is the container's own: publish its port on purpose.
+ENV PATH=/venv/bin:/usr/local/bin:/usr/bin:/bin \
+    XDG_CONFIG_HOME=/keys \
+    MAYFLY_HOST=0.0.0.0 \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1
+USER mayfly
+VOLUME /keys
+EXPOSE 8000
+HEALTHCHECK --interval=30s --timeout=5s --start-period=10s \
+    CMD ["python", "-c", "import os, urllib.request; urllib.request.urlopen(f'http://127.0.0.1:{os.environ.get(\"MAYFLY_PORT\", \"8000\")}/healthz', timeout=4)"]
+CMD ["python", "server.py"]
