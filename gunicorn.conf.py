@@ -38,7 +38,7 @@ class QuietThreadWorker(ThreadWorker):
 
 bind = f"{_settings.host}:{_settings.port}"
 worker_class = QuietThreadWorker
-workers = 1
+# As many workers as --workers or WEB_CONCURRENCY say, else one; the memory store refuses more below.
 threads = 256
 keepalive = 5
 graceful_timeout = 30
@@ -60,6 +60,6 @@ def on_starting(server):
 
 def nworkers_changed(server, new_value, old_value):
     """SIGTTIN asks for another worker; the memory store has room for one."""
-    if _settings.embedded and new_value > 1:
+    if _settings.embedded and old_value and new_value > 1:
         logging.getLogger("mayfly").error("the memory store lives in one process; not adding a worker")
         server.num_workers = 1

@@ -10,6 +10,7 @@ import atexit
 import logging
 import os
 import signal
+import socket
 import sys
 
 from commands import build_commands
@@ -63,6 +64,7 @@ def serve(settings: Settings | None = None, now: Clock | None = None) -> None:
     from granian.server.embed import Server
 
     settings = settings or Settings.from_environ(os.environ)
+    _require_free_address(settings.host, settings.port)
     application = RsgiServer(create_app(settings, now), settings.max_body_bytes)
     server = Server(
         application,
@@ -90,6 +92,19 @@ def serve(settings: Settings | None = None, now: Clock | None = None) -> None:
     key_file = settings.key_file or default_key_path()
     print(f"Keys are in {key_file}; the admin token is its field admin_token, for {url}/admin", flush=True)
     uvloop.run(run())
+
+
+def _require_free_address(host: str, port: int) -> None:
+    """Raise StartRefused unless this address can be listened on, and nobody does.
+
+    granian binds with SO_REUSEPORT: a second server on the port would start, and each would answer 404 for half of the links.
+    """
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise StartRefused(f"MAYFLY_HOST, MAYFLY_PORT: cannot listen on {host} port {port} ({error.strerror})") from None
 
 
 def _log_to_stderr(level: int) -> None:
