@@ -249,7 +249,7 @@ def test_settings_named_anywhere_exist() -> None:
 
 def test_refusals_shown_are_those_given() -> None:
     """The lines of settings.md about wrong settings are what such a start prints."""
-    shown = re.findall(r"^\$ (MAYFLY_\w+)=(\S+) make run\nmayfly: (.+)$", SETTINGS_PAGE, flags=re.MULTILINE)
+    shown = re.findall(r"^\$ (MAYFLY_\w+)=(\S+) \S+ server.py\nmayfly: (.+)$", SETTINGS_PAGE, flags=re.MULTILINE)
     assert len(shown) == 2
     for name, value, line in shown:
         with pytest.raises(SettingRefused, match=f"^{re.escape(line)}$"):
@@ -259,7 +259,7 @@ def test_refusals_shown_are_those_given() -> None:
 def test_links_between_pages_lead_somewhere() -> None:
     """Relative links and pictures exist, anchors too."""
     for page in [*PAGES, PROJECT / "CHANGELOG.md", PROJECT / "SECURITY.md"]:
-        for target in re.findall(r"\]\(([^)\s]+)\)", _BLOCK.sub("", page.read_text())):
+        for target in re.findall(r"(?:\]\(|src(?:set)?=\")([^)\s\"]+)", _BLOCK.sub("", page.read_text())):
             if target.startswith(("http:", "https:", "mailto:")):
                 continue
             path, _, anchor = target.partition("#")
