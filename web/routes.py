@@ -18,13 +18,17 @@ from errors import (
     TriesInUse,
     WrongPassphrase,
 )
-from messages import Vault, read_draft, read_passphrase
+from messages import FIELDS, Vault, read_draft, read_passphrase
 from settings import Settings
 from web import answers, pages
 from web.answers import HTML, TEXT, Answer, kind_for
 from web.bodies import Body, read_body
 from web.errors import answer as answer_error
 from web.gate import headers_of
+
+
+_MAY_BE_EMPTY = FIELDS - {"message"}
+"""What an empty field of a form leaves at its default. Any other empty field may be a piece of a message that was not encoded."""
 
 
 def blueprint(vault: Vault, settings: Settings) -> Blueprint:
@@ -39,7 +43,9 @@ def blueprint(vault: Vault, settings: Settings) -> Blueprint:
     def create() -> Response:
         body = body_of_request(request.environ.get("QUERY_STRING", ""))
         fields = {
-            name: value for name, value in body.fields.items() if not (body.kind == "form" and value == "" and name != "message")
+            name: value
+            for name, value in body.fields.items()
+            if not (body.kind == "form" and value == "" and name in _MAY_BE_EMPTY)
         }
         message = vault.create(read_draft(fields))
         return respond(answers.created(kind_for(request.environ), settings.public_url or own_origin(), message))
