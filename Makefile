@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
 
-.PHONY: run test test-long lint audit bench lock clean
+.PHONY: run test test-long lint audit bench pictures lock clean
 
 run: $(VENV)/.server
 	@exec $(BIN)/python server.py
@@ -27,6 +27,10 @@ audit: $(VENV)/.dev
 # Against SnapPass and a Flask hello-world, in one run; needs wrk and redis-server.
 bench: $(VENV)/.bench
 	$(BIN)/python -m bench $(ARGS)
+
+# The pictures in docs/images; needs chromium.
+pictures: $(VENV)/.dev
+	$(BIN)/python -m tests.pictures
 
 # Choose newer versions, all with hashes; no file names where they were fetched from.
 lock: $(VENV)/.uv

@@ -22,6 +22,7 @@ from web.limits import Limits
 _STATIC = {
     "mayfly.css": "text/css; charset=utf-8",
     "icon.svg": "image/svg+xml",
+    "mayfly.svg": "image/svg+xml",
 }
 
 

@@ -24,6 +24,7 @@ from records import (
     Preview,
     Receipt,
 )
+from sanitize import MAX_MARKDOWN_BYTES
 
 _HERE = Path(__file__).resolve().parent
 LIFETIMES = (
@@ -46,8 +47,12 @@ def _moment(at: Millis) -> Markup:
     )
 
 
-def _mebibytes(count: int) -> str:
-    return f"{count / (1024 * 1024):.1f} MiB"
+def _size(count: int) -> str:
+    """A number of bytes for people: `16 KiB`, `1.5 MiB`. Rounded down, so that no limit is told as more than it is."""
+    for power, unit in ((4, "TiB"), (3, "GiB"), (2, "MiB"), (1, "KiB")):
+        if count >= 1024**power:
+            return f"{count * 10 // 1024**power / 10:g} {unit}"
+    return f"{count} bytes"
 
 
 def _version(name: str) -> str:
@@ -62,7 +67,7 @@ _environment = Environment(
     lstrip_blocks=True,
     auto_reload=False,
 )
-_environment.filters.update(verbatim=_verbatim, moment=_moment, mebibytes=_mebibytes)
+_environment.filters.update(verbatim=_verbatim, moment=_moment, size=_size)
 _environment.globals.update(stylesheet=f"/static/mayfly.css?v={_version('mayfly.css')}")
 
 
@@ -73,7 +78,12 @@ def _render(name: str, **values: Any) -> bytes:
 def write(max_message_bytes: int, durability: str) -> bytes:
     """The page to write a message."""
     return _render(
-        "write.html", lifetimes=LIFETIMES, max_views=MAX_VIEWS, max_message_bytes=max_message_bytes, durability=durability
+        "write.html",
+        lifetimes=LIFETIMES,
+        max_views=MAX_VIEWS,
+        max_message_bytes=max_message_bytes,
+        max_markdown_bytes=min(MAX_MARKDOWN_BYTES, max_message_bytes),
+        durability=durability,
     )
 
 

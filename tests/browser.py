@@ -1,0 +1,195 @@
+"""A real Chromium for tests and pictures, and the walk through every page that Mayfly can show.
+
+with chromium() as browser, visitor(browser, served) as page:
+    for name in walk(served, page): ...
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from tests.requirements import require_program
+from tests.serving import Served
+
+_QUIET = "--disable-gpu --disable-background-networking --disable-component-update --disable-sync --no-first-run".split()
+_addresses = itertools.count(1)
+
+POEM = "The river keeps no record of the mayfly:\none evening over the water,\nand the evening is enough.\n"
+MARKDOWN = """# How to reach the boat house
+
+The key hangs **behind the third plank**, left of the door. Please bring it *back*.
+
+1. Cross the bridge at the mill.
+2. Follow the river for ten minutes.
+   - At the willow, keep left.
+3. Read [the notes on tides](https://example.org/tides) first.
+
+> After ten the lock only opens from inside: `gate --inside --now`
+
+| day | high water |
+| --- | --- |
+| Friday | 18:40 |
+| Saturday | 19:25 |
+
+```
+ssh -o ConnectTimeout=5 boathouse.example.org 'echo a line that is much longer than a narrow screen can show'
+```
+"""
+LONG = "\n".join(
+    [
+        f"{'x' * 400}",
+        "https://example.org/" + "a-very-long-path/" * 30,
+        *(f"{number:03} a line among many" for number in range(1, 400)),
+    ]
+)
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """Debian's Chromium, headless, with a profile of its own that is thrown away."""
+    program = require_program("chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=_QUIET)
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def visitor(
+    browser: Browser,
+    served: Served,
+    width: int = 1440,
+    scheme: Literal["light", "dark"] = "light",
+    scripts: bool = True,
+) -> Iterator[Page]:
+    """A page of somebody with an address of their own (limits count by address), if the server trusts 127.0.0.1 as a proxy."""
+    context = browser.new_context(
+        base_url=served.url,
+        viewport={"width": width, "height": 800 if width < 600 else 900},
+        color_scheme=scheme,
+        reduced_motion="reduce",
+        java_script_enabled=scripts,
+        extra_http_headers={"X-Forwarded-For": f"10.0.0.{next(_addresses)}"},
+    )
+    context.set_default_timeout(10_000)
+    yield context.new_page()
+    context.close()
+
+
+def press(page: Page, button: str = "main button") -> None:
+    """Press a button that sends a form, and wait for the page that answers."""
+    with page.expect_navigation():
+        page.click(button)
+
+
+def open_message(page: Page, passphrase: str | None = None) -> None:
+    """On the reveal page: tick, and press the button."""
+    if passphrase is not None:
+        page.fill("#passphrase", passphrase)
+    page.check("input[name=open]")
+    press(page)
+
+
+def sign_in(page: Page, token: str) -> None:
+    page.goto("/admin")
+    page.fill("#token", token)
+    press(page)
+
+
+def walk(served: Served, page: Page) -> Iterator[str]:
+    """Bring `page` to each state of each page in turn, and yield what it is called. Moves the store's clock by a minute."""
+    yield from _sending(page)
+    yield from _opening(served, page)
+    yield from _receipts(served, page)
+    yield from _admin(served, page)
+    yield from _errors(served, page)
+
+
+def _sending(page: Page) -> Iterator[str]:
+    page.goto("/")
+    yield "write"
+    page.fill("#message", POEM)
+    page.fill("#passphrase", "under the willow")
+    yield "write-filled"
+    press(page)
+    yield "link"
+
+
+def _opening(served: Served, page: Page) -> Iterator[str]:
+    page.goto(served.create(POEM, views=1).path)
+    yield "reveal"
+    open_message(page)
+    yield "message"
+    page.goto(served.create("Three may read this.", views=3).path)
+    yield "reveal-several"
+    open_message(page)
+    yield "message-several"
+    page.goto(served.create(MARKDOWN, format="markdown").path)
+    yield "message-markdown"
+    page.goto(served.create(LONG).path)
+    yield "message-long"
+    page.goto(served.create(POEM, passphrase="under the willow").path)
+    yield "reveal-passphrase"
+    open_message(page, "over the willow")
+    yield "reveal-wrong"
+
+
+def _receipts(served: Served, page: Page) -> Iterator[str]:
+    waiting = served.create("hello", views=2)
+    page.goto(waiting.receipt_path)
+    yield "receipt-waiting"
+    served.http.post(waiting.path)
+    page.goto(waiting.receipt_path)
+    yield "receipt-opened"
+    page.check("input[name=burn]")
+    press(page)
+    yield "receipt-burned"
+    page.goto(served.create("hello").receipt_path)
+    yield "receipt-unlimited"
+    locked = served.create("hello", passphrase="right")
+    for _ in range(5):
+        served.http.post(locked.path, json={"passphrase": "wrong"})
+    page.goto(locked.receipt_path)
+    yield "receipt-locked"
+    spent = served.create("hello", views=1)
+    served.http.post(spent.path)
+    page.goto(spent.receipt_path)
+    yield "receipt-gone"
+    expired = served.create("hello", views=1, expires_in=60)
+    served.clock.advance(61)
+    page.goto(expired.receipt_path)
+    yield "receipt-expired"
+
+
+def _admin(served: Served, page: Page) -> Iterator[str]:
+    page.goto("/admin")
+    yield "sign-in"
+    sign_in(page, "not the token")
+    yield "sign-in-wrong"
+    sign_in(page, served.admin_token)
+    yield "admin"
+    press(page, "button[value=purge]")
+    yield "admin-purged"
+    press(page, "button[value=sign-out]")
+
+
+def _errors(served: Served, page: Page) -> Iterator[str]:
+    page.goto("/message/00000000-0000-4000-8000-000000000000")
+    yield "error-404"
+    page.goto("/delete")
+    yield "error-405"
+    page.goto(served.create("hello", views=1).receipt_path)
+    page.locator("input[name=burn]").evaluate("tick => tick.required = false")
+    press(page)
+    yield "error-400"
+    page.goto("/admin")
+    for _ in range(12):
+        sign_in(page, "not the token")
+        if page.locator("#detail").count():
+            break
+    yield "error-429"
