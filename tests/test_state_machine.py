@@ -1,0 +1,296 @@
+"""Any order of events, on both stores, against a model of a few lines: a message is what the model says, or it is a bug."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+import crypto
+from crypto import KeyFile
+from errors import FieldRefused, MayflyError, NotFound, OpeningRequired, PassphraseRequired, WrongPassphrase
+from messages import Vault
+from records import Created, Draft, Millis, Receipt
+from storage.sqlite import SqliteStore
+
+START = 1_800_000_000_250
+LEASE_MS = 30_000
+RECEIPT_MS = 8 * 24 * 3600 * 1000
+KEYS = ("first-reader-0001", "second-reader-002")
+RIGHT, WRONG = "right", "wrong"
+
+
+@dataclass
+class Model:
+    """What a message is, without a store: `leases` are the end and the number told of each, `ended` how it was destroyed."""
+
+    created: Created
+    text: str
+    passphrase: str | None
+    created_at: int
+    expires_at: int
+    views: int | None
+    wrong: int = 0
+    openings: list[int] = field(default_factory=list)
+    leases: dict[str, tuple[int, int]] = field(default_factory=dict)
+    ended: str | None = None
+    purged: bool = False
+
+    def there(self, now: int) -> bool:
+        return self.ended is None and not self.purged and now < self.expires_at
+
+    def leased(self, now: int, key: str | None) -> bool:
+        return key in self.leases and self.there(now) and now < self.leases[key][0]
+
+    def openable(self, now: int, key: str | None = None) -> bool:
+        return self.there(now) and (self.views != 0 or self.leased(now, key))
+
+    def body_due(self, now: int) -> bool:
+        """Whether the purge has a body to remove."""
+        if self.ended or self.purged:
+            return False
+        return now >= self.expires_at or (self.views == 0 and all(until <= now for until, _ in self.leases.values()))
+
+    def receipt(self, now: int) -> Receipt | None:
+        if now >= self.created_at + RECEIPT_MS:
+            return None
+        there = self.there(now)
+        if self.ended in ("burned", "locked"):
+            state = self.ended
+        else:
+            state = "opened" if self.openings else "waiting" if there else "expired"
+        opened = tuple(map(Millis, self.openings[-100:]))
+        return Receipt(state, Millis(self.created_at), Millis(self.expires_at), opened, self.views if there else 0)  # type: ignore[arg-type]
+
+
+class Life(RuleBasedStateMachine):
+    """The vault on the memory store."""
+
+    messages = Bundle("messages")
+    on_file = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch = pytest.MonkeyPatch()
+        # 1 MiB and one pass: the parameters travel in the envelope, so nothing else changes.
+        self.patch.setattr(crypto, "RFC_9106_LOW_MEMORY", (1024, 1))
+        self.folder = tempfile.TemporaryDirectory()
+        self.now = START
+        self.rotations = 0
+        self.models: list[Model] = []
+
+    @initialize()
+    def start(self) -> None:
+        self.key_path = Path(self.folder.name) / "key.json"
+        crypto.create_key_file(self.key_path)
+        self.vault = Vault(self.open_store(), KeyFile(self.key_path), LEASE_MS // 1000, 64 * 1024)
+
+    def open_store(self) -> SqliteStore:
+        return SqliteStore(Path(self.folder.name) / "mayfly.db" if self.on_file else None, 64 << 20, lambda: Millis(self.now))
+
+    def teardown(self) -> None:
+        if hasattr(self, "vault"):
+            self.vault.store.close()
+        self.patch.undo()
+        self.folder.cleanup()
+
+    # What people do
+
+    @rule(
+        target=messages,
+        text=st.text(st.characters(codec="utf-8", exclude_characters="\x00"), min_size=1, max_size=20),
+        views=st.sampled_from([None, 1, 1, 2, 3]),
+        expires_in=st.sampled_from([60, 61, 3600, 604_800]),
+        passphrase=st.sampled_from([None, None, RIGHT]),
+    )
+    def create(self, text: str, views: int | None, expires_in: int, passphrase: str | None) -> Model:
+        created = self.vault.create(Draft(text, expires_in, views, passphrase))
+        assert created.views == views
+        expires_at = self.now - self.now % 1000 + expires_in * 1000
+        self.models.append(Model(created, text, passphrase, self.now, expires_at, views))
+        assert created.expires_at == expires_at
+        return self.models[-1]
+
+    @rule(model=messages)
+    def read(self, model: Model) -> None:
+        def act() -> str:
+            return self.vault.read(model.created.link_id).content.message
+
+        if not model.openable(self.now):
+            self.refused(NotFound, act)
+        elif model.views is not None or model.passphrase:
+            self.refused(OpeningRequired, act)
+        else:
+            assert act() == model.text
+
+    @rule(model=messages, key=st.sampled_from([None, *KEYS]))
+    def preview(self, model: Model, key: str | None) -> None:
+        if not model.openable(self.now, key):
+            self.refused(NotFound, lambda: self.vault.preview(model.created.link_id, key))
+        else:
+            preview = self.vault.preview(model.created.link_id, key)
+            assert (preview.expires_at, preview.views_left) == (model.expires_at, model.views)
+            assert preview.needs_passphrase == (model.passphrase is not None)
+
+    @rule(model=messages, key=st.sampled_from([None, None, *KEYS]))
+    def open(self, model: Model, key: str | None) -> None:
+        if not model.openable(self.now, key):
+            self.refused(NotFound, lambda: self.vault.open(model.created.link_id, model.passphrase, key))
+            return
+        opened = self.vault.open(model.created.link_id, model.passphrase, key)
+        assert (opened.content.message, opened.expires_at) == (model.text, model.expires_at)
+        if key and model.leased(self.now, key):
+            assert opened.views_left == model.leases[key][1]
+            return
+        model.openings.append(self.now)
+        if model.views is not None:
+            model.views -= 1
+            if key:
+                model.leases[key] = (min(self.now + LEASE_MS, model.expires_at), model.views)
+            self.end_if_spent(model)
+        assert opened.views_left == model.views
+
+    @rule(model=messages, key=st.sampled_from([None, *KEYS]))
+    def open_with_a_wrong_passphrase(self, model: Model, key: str | None) -> None:
+        def act() -> object:
+            return self.vault.open(model.created.link_id, WRONG, key)
+
+        if not model.openable(self.now, key):
+            self.refused(NotFound, act)
+        elif model.passphrase:
+            refusal = self.refused(WrongPassphrase, act)
+            model.wrong += 1
+            assert isinstance(refusal, WrongPassphrase)
+            assert refusal.tries_left == 5 - model.wrong
+            if model.wrong == 5:
+                model.ended = "locked"
+
+    @rule(model=messages, key=st.sampled_from([None, *KEYS]))
+    def open_without_its_passphrase(self, model: Model, key: str | None) -> None:
+        if model.passphrase:
+            error = PassphraseRequired if model.openable(self.now, key) else NotFound
+            self.refused(error, lambda: self.vault.open(model.created.link_id, None, key))
+
+    @rule(model=messages)
+    def open_with_a_malformed_key(self, model: Model) -> None:
+        self.refused(FieldRefused, lambda: self.vault.open(model.created.link_id, model.passphrase, "short"))
+
+    @rule(model=messages, key=st.sampled_from(KEYS))
+    def confirm(self, model: Model, key: str) -> None:
+        if not model.leased(self.now, key):
+            self.refused(NotFound, lambda: self.vault.confirm(model.created.link_id, key))
+        else:
+            self.vault.confirm(model.created.link_id, key)
+            del model.leases[key]
+            self.end_if_spent(model)
+
+    @rule(model=messages)
+    def burn(self, model: Model) -> None:
+        if model.receipt(self.now) is None:
+            self.refused(NotFound, lambda: self.vault.burn(model.created.receipt))
+            return
+        if model.there(self.now):
+            model.ended = "burned"
+        assert self.vault.burn(model.created.receipt) == model.receipt(self.now)
+
+    @rule(model=messages, other=messages)
+    def burn_with_a_wrong_receipt(self, model: Model, other: Model) -> None:
+        wrong = model.created.receipt[:42] + "AAAAAA" + other.created.receipt[48:]
+        if wrong != model.created.receipt:
+            self.refused(NotFound, lambda: self.vault.burn(wrong))
+
+    @rule(model=messages)
+    def take_down(self, model: Model) -> None:
+        assert self.vault.take_down(model.created.link_id) == model.there(self.now)
+        if model.there(self.now):
+            model.ended = "burned"
+
+    # What happens around them
+
+    @rule(millis=st.sampled_from([1, 749, 1000, LEASE_MS - 1, LEASE_MS, 60_000, 3_600_000, 86_400_000, 604_800_000]))
+    def advance(self, millis: int) -> None:
+        self.now += millis
+
+    @rule(model=messages)
+    def advance_to_the_last_millisecond(self, model: Model) -> None:
+        self.now = max(self.now, model.expires_at - 1)
+
+    @rule()
+    def purge(self) -> None:
+        due = [model for model in self.models if model.body_due(self.now)]
+        assert self.vault.purge() == len(due)
+        for model in due:
+            model.purged = True
+
+    @precondition(lambda self: self.on_file)
+    @rule()
+    def restart(self) -> None:
+        self.vault.store.close()
+        self.vault = Vault(self.open_store(), KeyFile(self.key_path), LEASE_MS // 1000, 64 * 1024)
+
+    @precondition(lambda self: self.rotations < 2)  # each waits for the disk
+    @rule()
+    def rotate_the_key(self) -> None:
+        self.rotations += 1
+        name = crypto.rotate(self.key_path, datetime.now(UTC))
+        self.vault.keys._looked_at -= 2
+        assert self.vault.keys.ring().current == name
+
+    # What holds always
+
+    @invariant()
+    def every_receipt_is_what_the_model_says(self) -> None:
+        for model in self.models:
+            expected = model.receipt(self.now)
+            if expected is None:
+                self.refused(NotFound, lambda model=model: self.vault.receipt(model.created.receipt))
+            else:
+                assert self.vault.receipt(model.created.receipt) == expected
+
+    @invariant()
+    def counts_are_what_the_model_says(self) -> None:
+        if self.models:
+            counts = self.vault.counts()
+            due = sum(model.body_due(self.now) for model in self.models)
+            bodies = sum(model.ended is None and not model.purged for model in self.models)
+            assert (counts.stored, counts.expired) == (bodies - due, due)
+
+    def end_if_spent(self, model: Model) -> None:
+        """With the last view gone and no lease alive, the body goes at once."""
+        if model.views == 0 and all(until <= self.now for until, _ in model.leases.values()):
+            model.ended = "spent"
+
+    def refused(self, error: type[MayflyError], act: object) -> MayflyError:
+        with pytest.raises(error) as refusal:
+            act()  # type: ignore[operator]
+        assert type(refusal.value) is error
+        return refusal.value
+
+
+class LifeOnFile(Life):
+    """The same on the file store, which is closed and opened in between."""
+
+    on_file = True
+
+
+_COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.filter_too_much]}
+TestLife = Life.TestCase
+TestLife.settings = settings(max_examples=60, stateful_step_count=50, **_COMMON)
+TestLifeOnFile = LifeOnFile.TestCase
+TestLifeOnFile.settings = settings(max_examples=25, stateful_step_count=50, **_COMMON)
+
+
+@pytest.mark.long
+class TestLifeAtLength(Life.TestCase):
+    settings = settings(max_examples=2000, stateful_step_count=80, **_COMMON)
+
+
+@pytest.mark.long
+class TestLifeOnFileAtLength(LifeOnFile.TestCase):
+    settings = settings(max_examples=500, stateful_step_count=80, **_COMMON)
