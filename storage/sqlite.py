@@ -15,7 +15,7 @@ import fcntl
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
@@ -67,6 +67,9 @@ _BUSY_SECONDS = 2.0
 _WAL_BYTES = 512 * 1024
 """What the write-ahead log takes between checkpoints of 100 pages, with room."""
 
+_PURGE_BYTES = 1024 * 1024
+"""How much one slice of the purge deletes, but for a message that is larger by itself."""
+
 _STATE = "m.id, m.receipt, m.created_at, m.expires_at, m.views_left, m.tries_free, m.openings, m.ended"
 _OPENING_CHARS = 14  # 13 digits of milliseconds, until the year 2286, and a comma
 
@@ -106,7 +109,10 @@ _RETURN = (
     f"UPDATE messages SET tries_free = tries_free + 1 WHERE id = ? AND ended IS NULL AND tries_free + tries_wrong < {MAX_TRIES}"
 )
 _WRONG = "UPDATE messages SET tries_wrong = tries_wrong + 1 WHERE id = ? AND ended IS NULL RETURNING n, tries_wrong"
-_DUE = "SELECT n, ended, views_left FROM messages WHERE purge_at <= ? ORDER BY purge_at LIMIT ?"
+_DUE = (
+    "SELECT m.n, m.ended, m.views_left, coalesce(length(b.body), 0) FROM messages m LEFT JOIN bodies b ON b.n = m.n "
+    "WHERE m.purge_at <= ? ORDER BY m.purge_at LIMIT ?"
+)
 
 
 class SqliteStore:
@@ -265,16 +271,17 @@ class SqliteStore:
     def purge(self, slice_rows: int) -> Purged:
         now = self.now()
         with self._transaction() as db:
-            due = db.execute(_DUE, (now, slice_rows)).fetchall()
+            due = _slice(db.execute(_DUE, (now, slice_rows)))
             lapsed = db.execute(
                 "DELETE FROM claims WHERE rowid IN (SELECT rowid FROM claims WHERE until <= ? LIMIT ?)", (now, slice_rows)
             ).rowcount
-            receipts = [(n,) for n, ended, _ in due if ended]
-            for n, ended, views_left in due:
+            receipts = [(n,) for n, ended, _, _ in due if ended]
+            for n, ended, views_left, _ in due:
                 if not ended:
                     _destroy(db, n, "spent" if views_left == 0 else "expired")
             db.executemany("DELETE FROM messages WHERE n = ?", receipts)
-        return Purged(len(due) - len(receipts), len(receipts), more=slice_rows in (len(due), lapsed))
+            more = lapsed == slice_rows or db.execute(_DUE, (now, 1)).fetchone() is not None
+        return Purged(len(due) - len(receipts), len(receipts), more)
 
     def tidy(self) -> None:
         if self._path and _size(Path(f"{self._path}-wal")):
@@ -315,15 +322,20 @@ class SqliteStore:
         if used + body_bytes + 2 * self._page_bytes > self._quota_bytes:
             raise StoreFull
         if self._path:
-            # A quarter of what is stored, for leases and times of opening when everybody comes at once.
+            # A quarter of what is stored, for leases and times of opening when everybody comes at once. Pages that are free
+            # within the file serve for all of this, but not for the write-ahead log.
+            growth = 2 * body_bytes + used // 4 - self._free_bytes(db)
             disk = os.statvfs(self._path)
-            if disk.f_bavail * disk.f_frsize < 2 * body_bytes + self._spare_bytes + used // 4:
+            if disk.f_bavail * disk.f_frsize < self._spare_bytes + max(0, growth):
                 raise StoreFull
 
     def _used_bytes(self, db: sqlite3.Connection) -> int:
         pages: int = db.execute("PRAGMA page_count").fetchone()[0]
-        free: int = db.execute("PRAGMA freelist_count").fetchone()[0]
-        return (pages - free) * self._page_bytes
+        return pages * self._page_bytes - self._free_bytes(db)
+
+    def _free_bytes(self, db: sqlite3.Connection) -> int:
+        pages: int = db.execute("PRAGMA freelist_count").fetchone()[0]
+        return pages * self._page_bytes
 
     def _one(self, statement: str, values: Any) -> Any:
         with self._lock, _faults():
@@ -350,6 +362,24 @@ def _faults() -> Iterator[None]:
         if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:
             raise StoreFull from None
         raise StoreFailed from error
+
+
+_Due = tuple[int, str | None, int | None, int]
+
+
+def _slice(due: Iterable[_Due]) -> list[_Due]:
+    """The first rows that are due, up to about as many bytes as one message may have.
+
+    What is deleted is overwritten by way of the write-ahead log, which on a full disk has room for no more.
+    """
+    taken: list[_Due] = []
+    body_bytes = 0
+    for row in due:
+        body_bytes += row[3]
+        if taken and body_bytes > _PURGE_BYTES:
+            break
+        taken.append(row)
+    return taken
 
 
 def _destroy(db: sqlite3.Connection, n: int, ended: str) -> None:
