@@ -1,0 +1,148 @@
+"""Clients that drip or stall take nobody's place, and a body that does not arrive is refused after ten seconds."""
+
+from __future__ import annotations
+
+import selectors
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pytest
+
+from tests.racing import Answer, Line, request
+from tests.serving import Served, Server
+
+DRIPPERS = 64
+OPEN_SECONDS = 1.0
+BODY_SECONDS = 10
+JSON = "application/json"
+SLOW_BODY = request("POST", "/", b'{"message": "%s"}' % (b"x" * 500), Content_Type=JSON)
+SLOW_HEADERS = request("POST", "/", b'{"message": "never"}', Content_Type=JSON, X_Slow="y" * 500)
+
+
+@dataclass
+class Dripper:
+    """A connection that sends `head` at once and then a byte a second of `rest`, or nothing more."""
+
+    line: Line
+    rest: bytes
+    drips: bool = True
+    answer: Answer | None = None
+    answered_after: float = 0
+    closed: bool = False
+
+
+@dataclass
+class Outcome:
+    """What became of the slow clients, and how long the others waited for their messages."""
+
+    by_headers: list[Dripper]
+    by_body: list[Dripper]
+    stalled: list[Dripper]
+    waits: list[float] = field(default_factory=list)
+    log: str = ""
+
+    @property
+    def everyone(self) -> list[Dripper]:
+        return [*self.by_headers, *self.by_body, *self.stalled]
+
+
+@pytest.fixture(scope="module")
+def outcome(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outcome]:
+    """Twelve seconds of 64 clients that drip headers, 64 that drip bodies and 8 that stall, while others create and open."""
+    with Served(tmp_path_factory.mktemp("slow"), server) as served:
+        header_end = SLOW_BODY.index(b"\r\n\r\n") + 4
+        found = Outcome(
+            [start(served, SLOW_HEADERS, 20) for _ in range(DRIPPERS)],
+            [start(served, SLOW_BODY, header_end) for _ in range(DRIPPERS)],
+            [start(served, SLOW_BODY, header_end + stop, drips=False) for stop in (0, 1, 2, 3, 100, 200, 300, 500)],
+        )
+        drip_while_others_open(served, found)
+        found.log = served.log()
+        yield found
+        for dripper in found.everyone:
+            dripper.line.close()
+
+
+def start(served: Served, data: bytes, at_once: int, drips: bool = True) -> Dripper:
+    line = Line(served)
+    line.send(data[:at_once])
+    return Dripper(line, data[at_once:], drips)
+
+
+def drip_while_others_open(served: Served, found: Outcome) -> None:
+    """Each second a byte from each dripper; in between, messages are created and opened on new connections and old."""
+    started = time.monotonic()
+    selector = selectors.DefaultSelector()
+    for dripper in found.everyone:
+        selector.register(dripper.line.socket, selectors.EVENT_READ, dripper)
+    kept = Line(served)
+    for second in range(1, BODY_SECONDS + 3):
+        for dripper in found.everyone:
+            drip(dripper)
+        while time.monotonic() < started + second:
+            for line in (kept, Line(served)):
+                found.waits.append(open_one(line))
+                if line is not kept:
+                    line.close()
+            for key, _ in selector.select(timeout=0.05):
+                take_answer(key.data, time.monotonic() - started)
+                selector.unregister(key.fileobj)
+    kept.close()
+    selector.close()
+
+
+def drip(dripper: Dripper) -> None:
+    if dripper.drips and dripper.rest and not dripper.answer and not dripper.closed:
+        try:
+            dripper.line.send(dripper.rest[:1])
+        except OSError:
+            dripper.closed = True
+        dripper.rest = dripper.rest[1:]
+
+
+def take_answer(dripper: Dripper, after: float) -> None:
+    dripper.answered_after = after
+    try:
+        dripper.answer = dripper.line.answer()
+    except OSError:
+        dripper.closed = True
+
+
+def open_one(line: Line) -> float:
+    """Create a message and open it; return how long the opening took."""
+    created = line.ask(request("POST", "/", b'{"message": "quick", "views": 1}', Content_Type=JSON))
+    assert created.status == 201
+    began = time.monotonic()
+    answer = line.ask(request("POST", f"/message/{created.json()['id']}", Accept="text/plain"))
+    assert (answer.status, answer.body) == (200, b"quick")
+    return time.monotonic() - began
+
+
+def test_opens_by_others_stay_under_a_second(outcome: Outcome) -> None:
+    """The one test that measures."""
+    assert len(outcome.waits) > 50
+    assert max(outcome.waits) < OPEN_SECONDS
+
+
+def test_body_that_drips_is_refused_after_ten_seconds(outcome: Outcome) -> None:
+    assert [dripper.answer.status if dripper.answer else None for dripper in outcome.by_body] == [408] * DRIPPERS
+    assert min(dripper.answered_after for dripper in outcome.by_body) > BODY_SECONDS - 1
+
+
+def test_body_that_stalls_is_refused_after_ten_seconds(outcome: Outcome) -> None:
+    assert [dripper.answer.status if dripper.answer else None for dripper in outcome.stalled] == [408] * len(outcome.stalled)
+    assert min(dripper.answered_after for dripper in outcome.stalled) > BODY_SECONDS - 1
+
+
+def test_refusal_says_what_to_do(outcome: Outcome) -> None:
+    answer = outcome.by_body[0].answer
+    assert answer
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert "Send it again" in answer.json()["detail"]
+
+
+def test_headers_that_drip_are_never_answered_with_a_message_or_a_fault(outcome: Outcome) -> None:
+    """granian ends the connection after ten seconds; a thread of gunicorn waits for as long as they drip."""
+    assert {dripper.answer.status for dripper in outcome.by_headers if dripper.answer} <= {400, 408}
+    assert "Traceback" not in outcome.log
