@@ -155,8 +155,8 @@ class Gate:
             return
         if environ.get("HTTP_X_FORWARDED_PROTO") in ("http", "https"):
             environ["wsgi.url_scheme"] = environ["HTTP_X_FORWARDED_PROTO"]
-        while hops and self._is_proxy(client):
-            client = hops.pop()
+        while hops and self._is_proxy(client) and (hop := _address(hops.pop())):
+            client = hop
         environ["REMOTE_ADDR"] = client
 
     def _is_proxy(self, address: str) -> bool:
@@ -224,6 +224,16 @@ def log_fault(fault: BaseException) -> None:
     """Log where a fault came from. Never its message: that may quote what somebody wrote."""
     frames = traceback.extract_tb(fault.__traceback__)
     _faults.error("%s at %s", type(fault).__name__, " < ".join(f"{frame.filename}:{frame.lineno}" for frame in reversed(frames)))
+
+
+def _address(hop: str) -> str:
+    """The IP address in an item of X-Forwarded-For, which some proxies write with a port; empty if there is none."""
+    for text in (hop, hop.rpartition(":")[0]):
+        try:
+            return str(ipaddress.ip_address(text.strip("[]")))
+        except ValueError:
+            continue
+    return ""
 
 
 def _host_name(host: str) -> str:

@@ -26,7 +26,6 @@ from web.bodies import Body, read_body
 from web.errors import answer as answer_error
 from web.gate import headers_of
 
-
 _MAY_BE_EMPTY = FIELDS - {"message"}
 """What an empty field of a form leaves at its default. Any other empty field may be a piece of a message that was not encoded."""
 
