@@ -178,7 +178,7 @@ def test_no_secret_is_logged_or_repeated_when_the_store_fails(served: Served) ->
             assert answer.status_code == 503
             assert int(answer.headers["Retry-After"]) > 0
             assert not canaries.found_in(answer.text + str(answer.headers.multi_items()))
-    log = log_with(served, r"StoreFailed|the purge failed")
+    log = log_with(served, r"mayfly\.faults StoreFailed at .*sqlite\.py:[0-9]+")
     assert "Traceback" not in log
     assert not canaries.found_in(log)
 

@@ -9,7 +9,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from werkzeug.exceptions import NotFound as NoSuchRoute
 
 from crypto import KeyFile
-from errors import BodyRefused, MayflyError, MethodRefused, NotFound
+from errors import BodyRefused, Damaged, KeyMissing, MayflyError, MethodRefused, NotFound, StoreFailed
 from messages import Vault
 from settings import Settings
 from web import admin, routes
@@ -53,6 +53,8 @@ def build_app(vault: Vault, keys: KeyFile, settings: Settings, limits: Limits) -
 def _as_ours(error: Exception) -> MayflyError:
     """Errors of Flask as errors of ours; anything else is a fault, logged without its message."""
     if isinstance(error, MayflyError):
+        if isinstance(error, (StoreFailed, KeyMissing, Damaged)):
+            log_fault(error)  # the operator's to mend
         return error
     if isinstance(error, NoSuchRoute):
         return NotFound()
