@@ -107,4 +107,5 @@ def open_database(settings: Settings, now: Clock | None = None) -> MessageStore:
     if settings.database_url == MEMORY_URL:
         return SqliteStore(None, settings.store_bytes, now or boot_clock())
     path = Path(settings.database_url.removeprefix("sqlite:///"))
-    return SqliteStore(path, settings.store_bytes, now or wall_clock, spare_bytes=2 * settings.max_message_bytes)
+    spare_bytes = 2 * max(settings.max_message_bytes, 1024 * 1024)
+    return SqliteStore(path, settings.store_bytes, now or wall_clock, spare_bytes)

@@ -67,7 +67,7 @@ _BUSY_SECONDS = 2.0
 _WAL_BYTES = 512 * 1024
 """What the write-ahead log takes between checkpoints of 100 pages, with room."""
 
-_PURGE_BYTES = 1024 * 1024
+_PURGE_BYTES = 512 * 1024
 """How much one slice of the purge deletes, but for a message that is larger by itself."""
 
 _STATE = "m.id, m.receipt, m.created_at, m.expires_at, m.views_left, m.tries_free, m.openings, m.ended"
@@ -127,6 +127,7 @@ class SqliteStore:
         self.durability: Literal["memory", "disk"] = "disk" if path else "memory"
         self.now = now
         self._path = path
+        self._wal = Path(f"{path}-wal")
         self._quota_bytes = quota_bytes
         self._spare_bytes = spare_bytes + _WAL_BYTES
         self._lock = threading.Lock()
@@ -284,7 +285,7 @@ class SqliteStore:
         return Purged(len(due) - len(receipts), len(receipts), more)
 
     def tidy(self) -> None:
-        if self._path and _size(Path(f"{self._path}-wal")):
+        if self._path and _size(self._wal):
             with self._lock, _faults():
                 self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
@@ -322,11 +323,12 @@ class SqliteStore:
         if used + body_bytes + 2 * self._page_bytes > self._quota_bytes:
             raise StoreFull
         if self._path:
-            # A quarter of what is stored, for leases and times of opening when everybody comes at once. Pages that are free
-            # within the file serve for all of this, but not for the write-ahead log.
-            growth = 2 * body_bytes + used // 4 - self._free_bytes(db)
+            # A quarter of what is stored, for leases and times of opening when everybody comes at once. Pages that are free within
+            # the file serve for that, but not for the write-ahead log, which is written anew from its start after each checkpoint.
             disk = os.statvfs(self._path)
-            if disk.f_bavail * disk.f_frsize < self._spare_bytes + max(0, growth):
+            room = disk.f_bavail * disk.f_frsize + _size(self._wal)
+            needed = self._spare_bytes + used // 4 + 2 * body_bytes
+            if room < self._spare_bytes // 2 or room + self._free_bytes(db) < needed:
                 raise StoreFull
 
     def _used_bytes(self, db: sqlite3.Connection) -> int:
@@ -368,7 +370,7 @@ _Due = tuple[int, str | None, int | None, int]
 
 
 def _slice(due: Iterable[_Due]) -> list[_Due]:
-    """The first rows that are due, up to about as many bytes as one message may have.
+    """The first rows that are due, of `_PURGE_BYTES` at most.
 
     What is deleted is overwritten by way of the write-ahead log, which on a full disk has room for no more.
     """

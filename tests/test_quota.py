@@ -107,7 +107,7 @@ def test_purge_of_large_messages_needs_no_more_room_than_a_full_disk_has(disk: P
         check_full_store(served, line, 100_000)
 
 
-@pytest.mark.parametrize("size", [pytest.param(200, marks=pytest.mark.long), 1024, 10 * 1024])
+@pytest.mark.parametrize("size", [10 * 1024, *(pytest.param(size, marks=pytest.mark.long) for size in SIZES[:2])])
 def test_quota_refuses_creates_and_opens_everything(tmp_path: Path, database: Database, size: int) -> None:
     with Served(tmp_path, database=database, MAYFLY_STORE_BYTES="1048576") as served, connections(served, 1) as (line,):
         check_full_store(served, line, size)
