@@ -272,6 +272,13 @@ def test_sixteen_levels_are_not_too_deep(served: Served) -> None:
     assert b"nested deeper than 16" in too_deep.body
 
 
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
+def test_what_is_no_number_of_json_is_no_json(served: Served, number: str) -> None:
+    """RFC 8259 section 6; refused before any field is looked at."""
+    (answer,) = raw.send(served, post(JSON, f'{{"message":"hi","views":{number}}}'.encode()))
+    assert json.loads(answer.body)["detail"] == "The body is not JSON."
+
+
 def test_request_cut_short_after_any_byte_stores_nothing(served: Served, stored: Callable[[], int]) -> None:
     whole = raw.request("POST", "/", [FORM], b"message=hello")
     before = stored()

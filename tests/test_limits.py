@@ -176,6 +176,18 @@ def test_ipv4_client_on_an_ipv6_socket_is_the_same_client(behind_proxies: Served
     assert one_client(accepted(behind_proxies, "X-Forwarded-For", ["192.0.2.1", "::ffff:192.0.2.1", "::ffff:c000:201"] * 3))
 
 
+def test_proxy_that_is_not_named_speaks_for_nobody(tmp_path: Path, server: Server) -> None:
+    """Others are trusted, the peer at hand is not: neither its addresses nor its scheme count."""
+    with Served(tmp_path, server, MAYFLY_CREATE_RATE=str(RATE), MAYFLY_TRUSTED_PROXIES="10.0.0.1,192.0.2.0/24") as served:
+        answers = [
+            create(served, ("X-Forwarded-For", f"198.51.100.{n}, 10.0.0.1"), ("X-Forwarded-Proto", "https"))
+            for n in range(RATE + 5)
+        ]
+        assert one_client([answer.status for answer in answers].count(201))
+        assert answers[0].body.startswith(b"http://")
+        assert all(answer.header("Strict-Transport-Security") is None for answer in answers)
+
+
 # Sizes
 
 
