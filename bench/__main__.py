@@ -32,6 +32,7 @@ def main() -> int:
     if missing := [program for program in needed if not shutil.which(program)]:
         print(f"The benchmark needs {' and '.join(missing)}: apt-get install {' '.join(PROGRAMS[name] for name in missing)}")
         return 2
+    machine = report.machine()
     try:
         with tempfile.TemporaryDirectory(prefix="mayfly-bench-") as folder:
             samples = measure_rounds(servers, Path(folder), options.rounds, options.seconds)
@@ -39,7 +40,7 @@ def main() -> int:
     except BenchFailed as failure:
         print(f"The benchmark failed: {failure}")
         return 2
-    found = report.results(samples, growth, options.rounds, options.seconds)
+    found = report.results(machine, samples, growth, options.rounds, options.seconds)
     options.results.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n")
     print(report.show(found))
     return 0 if all(row["holds"] for row in found["required"].values()) else 1
@@ -53,7 +54,7 @@ def measure_rounds(servers: list[str], folder: Path, rounds: int, seconds: int) 
         with ExitStack() as stack:
             here = {name: folder / f"{name}-{number}" for name in servers}
             running = {name: stack.enter_context(start(name, here[name])) for name in servers}
-            for name in load.FILLS.keys() & running:  # what is to be read, and a warm-up
+            for name in load.FILLS.keys() & running.keys():  # what is to be read, and a warm-up
                 load.run(load.FILLS[name], running[name], here[name], load.FILL_SECONDS, READ_LINKS)
             for operation in load.OPERATIONS:
                 if server := running.get(operation.server):
@@ -70,7 +71,7 @@ def _sample(operation: load.Operation, server: Server, folder: Path, seconds: in
 def measure_memory(servers: list[str], folder: Path, messages: int) -> dict[str, Growth]:
     """Memory of a server just started, and after it stored `messages`."""
     growth = {}
-    for name in load.FILLS.keys() & servers:
+    for name in (name for name in load.FILLS if name in servers):
         print(f"memory of {name}", file=sys.stderr)
         here = folder / f"{name}-memory"
         with start(name, here) as server:

@@ -83,14 +83,14 @@ class Spread:
 Samples = dict[str, list[Sample]]
 
 
-def results(samples: Samples, growth: dict[str, Growth], rounds: int, seconds: int) -> dict[str, Any]:
+def results(machine: dict[str, Any], samples: Samples, growth: dict[str, Growth], rounds: int, seconds: int) -> dict[str, Any]:
     """The whole run as plain values."""
     ratios = _ratios(samples)
     if "mayfly" in growth:
         per_byte = round(growth["mayfly"].per_byte("rss"), 3)
         ratios["bytes_per_message_1k"] = Spread(per_byte, per_byte, per_byte)
     return {
-        "machine": machine(),
+        "machine": machine,
         "settings": {
             "rounds": rounds,
             "seconds": seconds,
@@ -161,6 +161,7 @@ def show(found: dict[str, Any]) -> str:
 
 
 def machine() -> dict[str, Any]:
+    """What the run ran on; asked before it starts, for the load that others put on the machine."""
     cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     return {
         "cpu": cpu[1] if cpu else platform.machine(),
