@@ -216,7 +216,7 @@ def test_limits_are_documented_with_the_numbers_that_hold() -> None:
     assert rows["fields in a form"] == str(bodies.MAX_FIELDS)
     assert rows["wrong passphrases a message"] == str(messages.MAX_TRIES)
     assert rows["passphrases checked at once, by a server"] == str(crypto._ARGON2_AT_ONCE)
-    assert rows["sign-ins a minute and client, right or wrong"] == str(limits.SIGN_INS_A_MINUTE)
+    assert rows["wrong admin tokens a minute and client"] == str(limits.SIGN_INS_A_MINUTE)
     assert rows["creates a minute and client"] == f"MAYFLY_CREATE_RATE, {settings.Settings().create_rate}"
     assert f"within {gate.BODY_SECONDS} seconds" in HTTP_PAGE
     assert f"more than {bodies.MAX_JSON_DEPTH} levels" in HTTP_PAGE.replace("\n", " ")

@@ -34,8 +34,10 @@ def blueprint(vault: Vault, keys: KeyFile, limits: Limits) -> Blueprint:
         return respond(Answer(200, HTML, pages.admin(vault.counts(), form_token, vault.store.durability, done)))
 
     def require_token(token: str) -> None:
-        limits.count_sign_in(request.environ["REMOTE_ADDR"])
+        client = request.environ["REMOTE_ADDR"]
+        limits.require_sign_in(client)
         if not keys.ring().is_admin_token(token):
+            limits.count_wrong_sign_in(client)
             raise NotSignedIn
 
     @routes.get("/admin")

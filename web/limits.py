@@ -28,16 +28,23 @@ class Limits:
         if self._creates:
             self._count(self._creates, "create", client, "You have created many messages within a minute.")
 
-    def count_sign_in(self, client: str) -> None:
-        """Raise LimitReached if the client has tried the admin token too often, right or wrong."""
-        self._count(self._sign_ins, "sign-in", client, "There were too many attempts to sign in.")
+    def require_sign_in(self, client: str) -> None:
+        """Raise LimitReached if the client has shown wrong admin tokens too often: then not even the right one is looked at."""
+        if not self._limiter.test(self._sign_ins, "sign-in", _network_of(client)):
+            raise self._reached(self._sign_ins, "sign-in", client, "There were too many attempts to sign in.")
+
+    def count_wrong_sign_in(self, client: str) -> None:
+        """Remember that the client has shown a wrong admin token."""
+        self._limiter.hit(self._sign_ins, "sign-in", _network_of(client))
 
     def _count(self, item: RateLimitItemPerMinute, what: str, client: str, why: str) -> None:
-        name = _network_of(client)
-        if not self._limiter.hit(item, what, name):
-            wait = self._limiter.get_window_stats(item, what, name).reset_time - time.time()
-            seconds = min(60, max(1, math.ceil(wait)))
-            raise LimitReached(f"{why} Try again in {seconds} seconds.", seconds)
+        if not self._limiter.hit(item, what, _network_of(client)):
+            raise self._reached(item, what, client, why)
+
+    def _reached(self, item: RateLimitItemPerMinute, what: str, client: str, why: str) -> LimitReached:
+        wait = self._limiter.get_window_stats(item, what, _network_of(client)).reset_time - time.time()
+        seconds = min(60, max(1, math.ceil(wait)))
+        return LimitReached(f"{why} Try again in {seconds} seconds.", seconds)
 
 
 def _network_of(client: str) -> str:
