@@ -6,7 +6,9 @@ rewrite a megabyte, and works when creating has stopped. Statements are raw: the
 `messages.purge_at` is the next moment at which the purge has something to do with a row: when the message expires, when the
 last lease of a used-up message ends, or, with the body gone, when the receipt ends. A body is there if and only if `ended` is null.
 
-Deleted content is overwritten (`secure_delete`), in the file at once and in its write-ahead log by `tidy`.
+Deleted content is overwritten (`secure_delete`), in the file at once and in its write-ahead log by `tidy`. In a file every body
+stands behind a shield of zeros as long as what SQLite keeps of a row in its b-tree, so that the body itself fills pages of its own:
+rows in the b-tree are copied when it is balanced, and leave pieces behind that nothing overwrites (decision record 0009).
 """
 
 from __future__ import annotations
@@ -54,7 +56,7 @@ CREATE TABLE messages (
     purge_at INTEGER NOT NULL
 );
 CREATE INDEX messages_purge_at ON messages (purge_at, ended);
-CREATE TABLE bodies (n INTEGER PRIMARY KEY, body BLOB NOT NULL);
+CREATE TABLE bodies (n INTEGER PRIMARY KEY, shield BLOB NOT NULL, body BLOB NOT NULL);
 CREATE TABLE claims (n INTEGER NOT NULL, lease BLOB NOT NULL, until INTEGER NOT NULL, views_left INTEGER, PRIMARY KEY (n, lease));
 CREATE INDEX claims_until ON claims (until);
 CREATE TABLE keys (id TEXT PRIMARY KEY, verifier BLOB NOT NULL);
@@ -62,10 +64,18 @@ CREATE TABLE keys (id TEXT PRIMARY KEY, verifier BLOB NOT NULL);
 
 _MEMORY_PRAGMAS = {"secure_delete": 1, "temp_store": 2, "journal_mode": "memory"}
 # FULL: an opening that was answered must not come back after a power cut, so every commit reaches the disk.
-_FILE_PRAGMAS = {"secure_delete": 1, "temp_store": 2, "journal_mode": "wal", "synchronous": 2, "wal_autocheckpoint": 100}
+# Small pages, because each body has its own.
+_FILE_PRAGMAS = {
+    "page_size": 1024,
+    "secure_delete": 1,
+    "temp_store": 2,
+    "journal_mode": "wal",
+    "synchronous": 2,
+    "wal_autocheckpoint": 400,
+}
 _BUSY_SECONDS = 2.0
 _WAL_BYTES = 512 * 1024
-"""What the write-ahead log takes between checkpoints of 100 pages, with room."""
+"""What the write-ahead log takes between checkpoints of 400 pages, with room."""
 
 _PURGE_BYTES = 512 * 1024
 """How much one slice of the purge deletes, but for a message that is larger by itself."""
@@ -159,6 +169,8 @@ class SqliteStore:
             if got != value:
                 raise StartRefused(f"MAYFLY_DATABASE_URL: SQLite does not take {name} = {value}, only {got}")
         self._page_bytes: int = db.execute("PRAGMA page_size").fetchone()[0]
+        # The most that stays in a leaf is the page less 35 bytes (SQLite file format, section 1.6).
+        self._shield_bytes = self._page_bytes - 35 if self._path else 0
         db.execute("BEGIN IMMEDIATE")
         (version,) = db.execute("PRAGMA user_version").fetchone()
         if version == 0:
@@ -185,7 +197,7 @@ class SqliteStore:
             n = db.execute(
                 _INSERT, (row.id, row.receipt, row.created_at, row.expires_at, row.views, row.tries, row.expires_at)
             ).lastrowid
-            db.execute("INSERT INTO bodies VALUES (?, ?)", (n, row.body))
+            db.execute("INSERT INTO bodies VALUES (?, zeroblob(?), ?)", (n, self._shield_bytes, row.body))
 
     def peek(self, row_id: RowId) -> Row | None:
         found = self._one(_PEEK, (row_id, self.now()))
@@ -320,7 +332,7 @@ class SqliteStore:
 
     def _check_room(self, db: sqlite3.Connection, body_bytes: int) -> None:
         used = self._used_bytes(db)
-        if used + body_bytes + 2 * self._page_bytes > self._quota_bytes:
+        if used + self._shield_bytes + body_bytes + 2 * self._page_bytes > self._quota_bytes:
             raise StoreFull
         if self._path:
             # A quarter of what is stored, for leases and times of opening when everybody comes at once. Pages that are free within

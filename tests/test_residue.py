@@ -112,7 +112,7 @@ def test_nothing_of_an_ended_message_is_left_after_the_purge(served: Served, lin
         assert line.ask(opening(neighbour)).status == expected
 
 
-@pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(2, 10))])
+@pytest.mark.parametrize("seed", [3, *(pytest.param(seed, marks=pytest.mark.long) for seed in (1, 2, 4, 5, 6, 7, 8, 9))])
 def test_nothing_is_left_where_messages_of_all_sizes_come_and_go(tmp_path: Path, seed: int) -> None:
     """Hundreds of messages share and shift pages of the tables; the ended ones are looked for among the living."""
     chance = random.Random(seed)

@@ -651,7 +651,7 @@ def test_pragmas_are_in_force(case: Case) -> None:
     """Read back from the connection that is used."""
     expected = {"secure_delete": 1, "temp_store": 2, "journal_mode": "memory"}
     if case.path:
-        expected |= {"journal_mode": "wal", "synchronous": 2, "wal_autocheckpoint": 100}
+        expected |= {"journal_mode": "wal", "synchronous": 2, "wal_autocheckpoint": 400}
     store = case.another()
     assert {name: store._db.execute(f"PRAGMA {name}").fetchone()[0] for name in expected} == expected
 
