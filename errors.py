@@ -18,6 +18,7 @@
     │   └── OpeningRequired       the message opens by POST only
     ├── TickRequired            a form wants to open without its deliberate tick
     ├── PassphraseRequired      no passphrase was sent; no try was used
+    ├── ProofRequired           an end-to-end encrypted message, and no proof or (without a passphrase) a wrong one
     ├── PassphraseMismatch      what `crypto` knows of a wrong passphrase; `messages` makes it a
     ├── WrongPassphrase           one try was used, no view
     ├── NotSignedIn             the admin token is missing, wrong, or the session has ended
@@ -34,6 +35,8 @@ Messages are shown to people: they say what to do next, and never hold a secret.
 """
 
 from __future__ import annotations
+
+from records import Preview
 
 
 class MayflyError(Exception):
@@ -123,9 +126,10 @@ class MethodRefused(MayflyError):
 
 
 class OpeningRequired(MethodRefused):
-    """The message is there, but a safe method may not open it."""
+    """The message is there, but a safe method may not open it. `preview` is what may be told of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, preview: Preview) -> None:
+        self.preview = preview
         super().__init__("POST, DELETE", "This message is there and has not been opened. Open it by POST (curl -X POST LINK).")
 
 
@@ -141,6 +145,16 @@ class PassphraseRequired(MayflyError):
 
     def __init__(self) -> None:
         super().__init__("This message needs the passphrase its sender chose. Nothing was used up.")
+
+
+class ProofRequired(MayflyError):
+    """The message is end-to-end encrypted and was asked for without the proof that the whole link gives."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This message is end-to-end encrypted. Open its whole link, with the part after #, in a browser with JavaScript "
+            "or with the mayfly client. Nothing was used up."
+        )
 
 
 class PassphraseMismatch(MayflyError):

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from werkzeug.datastructures import MIMEAccept
 from werkzeug.http import parse_accept_header
 
-from records import Created, Millis, Opened, Receipt
+from records import Created, Millis, Opened, Preview, Receipt
 from web import pages
 
 Kind = Literal["html", "json", "text"]
@@ -89,13 +89,29 @@ def created(kind: Kind, base_url: str, message: Created) -> Answer:
         "expires_at": iso(message.expires_at),
         "views": message.views,
         "durability": message.durability,
-        "encryption": "server",
+        "encryption": message.encryption,
     }
     return Answer(201, JSON, _json(document), location)
 
 
+def waiting(preview: Preview) -> dict[str, Any]:
+    """What a client needs to know before it opens a message."""
+    return {
+        "expires_at": iso(preview.expires_at),
+        "views_left": preview.views_left,
+        "needs_passphrase": preview.needs_passphrase,
+        "encryption": preview.encryption,
+    }
+
+
 def opened(kind: Kind, message: Opened, lease_seconds: int | None = None) -> Answer:
     """200 with the message; `lease_seconds` is for the page, to say how long a reload shows it again."""
+    if message.content.format == "document":
+        # Only a program can open it, whatever it accepts.
+        document = json.loads(message.content.message)
+        return Answer(
+            200, JSON, _json({"document": document, "expires_at": iso(message.expires_at), "views_left": message.views_left})
+        )
     if kind == "html":
         return Answer(200, HTML, pages.message(message, lease_seconds))
     if kind == "text":

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 
 import errors
+from drafts import DOCUMENT_FIELDS, FIELDS
 from errors import LimitReached, MayflyError, MethodRefused, Unavailable, WrongPassphrase
-from messages import FIELDS
 from web import pages
-from web.answers import HTML, TEXT, Answer, Kind
+from web.answers import HTML, TEXT, Answer, Kind, waiting
 
 PROBLEM_JSON = "application/problem+json"
 
@@ -27,6 +27,7 @@ TABLE: tuple[tuple[type[MayflyError], int, str], ...] = (
     (errors.MethodRefused, 405, "Not that way"),
     (errors.TickRequired, 400, "Not opened"),
     (errors.PassphraseRequired, 403, "A passphrase is needed"),
+    (errors.ProofRequired, 403, "The whole link is needed"),
     (errors.WrongPassphrase, 403, "Wrong passphrase"),
     (errors.NotSignedIn, 401, "Not signed in"),
     (errors.ForgedRequest, 403, "Not from this page"),
@@ -36,7 +37,7 @@ TABLE: tuple[tuple[type[MayflyError], int, str], ...] = (
 )
 
 # Any other name may be a piece of a message whose form was not encoded.
-_TELLABLE_FIELDS = FIELDS | {"open", "idempotency_key", "Idempotency-Key", "link"}
+_TELLABLE_FIELDS = FIELDS | DOCUMENT_FIELDS | {"open", "idempotency_key", "Idempotency-Key", "link"}
 
 
 class Unexpected(Unavailable):
@@ -65,6 +66,8 @@ def answer(error: MayflyError, kind: Kind) -> Answer:
     problem: dict[str, object] = {"type": "about:blank", "title": title, "status": status, "detail": detail}
     if isinstance(error, WrongPassphrase):
         problem["tries_left"] = error.tries_left
+    if isinstance(error, errors.OpeningRequired):
+        problem |= waiting(error.preview)
     if isinstance(error, errors.FieldRefused) and error.field in _TELLABLE_FIELDS:
         problem["field"] = error.field
     return Answer(status, PROBLEM_JSON, json.dumps(problem).encode(), headers)

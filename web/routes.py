@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import replace
+from typing import NamedTuple
 
 from flask import Blueprint, Response, request
 
+from drafts import FIELDS, read_draft, read_passphrase, read_proof
 from errors import (
     BodyRefused,
     FieldRefused,
@@ -14,11 +16,12 @@ from errors import (
     NotFound,
     OpeningRequired,
     PassphraseRequired,
+    ProofRequired,
     TickRequired,
     TriesInUse,
     WrongPassphrase,
 )
-from messages import FIELDS, Vault, read_draft, read_passphrase
+from messages import Vault
 from settings import Settings
 from web import answers, pages
 from web.answers import HTML, TEXT, Answer, kind_for
@@ -54,18 +57,19 @@ def blueprint(vault: Vault, settings: Settings) -> Blueprint:
         kind = kind_for(request.environ)
         try:
             return respond(answers.opened(kind, vault.read(link_id)))
-        except OpeningRequired:
+        except OpeningRequired as waiting:
             if kind != "html":
                 raise
-            return respond(Answer(200, HTML, pages.reveal(vault.preview(link_id), secrets.token_urlsafe(24))))
+            return respond(Answer(200, HTML, pages.reveal(waiting.preview, secrets.token_urlsafe(24))))
 
     @routes.post("/message/<link_id>")
     def open_(link_id: str) -> Response:
         kind = kind_for(request.environ)
         try:
-            passphrase, key = _opening(body_of_request(), vault, link_id)
-            return respond(answers.opened(kind, vault.open(link_id, passphrase, key), vault.lease_seconds if key else None))
-        except (TickRequired, PassphraseRequired, WrongPassphrase, TriesInUse) as problem:
+            opening = _opening(body_of_request(), vault, link_id)
+            lease_seconds = vault.lease_seconds if opening.idempotency_key else None
+            return respond(answers.opened(kind, vault.open(link_id, *opening), lease_seconds))
+        except (TickRequired, PassphraseRequired, ProofRequired, WrongPassphrase, TriesInUse) as problem:
             if kind != "html":
                 raise
             return respond(_reveal_again(vault, link_id, problem))
@@ -119,8 +123,16 @@ def own_origin() -> str:
     return f"{request.environ['wsgi.url_scheme']}://{request.environ['HTTP_HOST']}"
 
 
-def _opening(body: Body, vault: Vault, link_id: str) -> tuple[str | None, str | None]:
-    """Check a request to open a message; return passphrase and idempotency key.
+class Opening(NamedTuple):
+    """What a request to open a message brings."""
+
+    passphrase: str | None
+    idempotency_key: str | None
+    proof: str | None
+
+
+def _opening(body: Body, vault: Vault, link_id: str) -> Opening:
+    """Check a request to open a message.
 
     Whether the message exists is told before what is wrong with the form, so that a link that is gone answers alike to all.
     """
@@ -129,14 +141,16 @@ def _opening(body: Body, vault: Vault, link_id: str) -> tuple[str | None, str | 
     if body.kind == "text":
         raise BodyRefused("Open with an empty body, a form or JSON.")
     form_key, ticked = fields.pop("idempotency_key", None), fields.pop("open", None)
-    passphrase = fields.pop("passphrase", None) or None
+    passphrase, proof = fields.pop("passphrase", None) or None, fields.pop("proof", None) or None
     if fields or not isinstance(form_key, str | None) or (header_key and form_key):
-        raise FieldRefused("", "Opening takes the fields open, passphrase and idempotency_key, or the header Idempotency-Key.")
+        raise FieldRefused(
+            "", "Opening takes the fields open, passphrase, proof and idempotency_key, or the header Idempotency-Key."
+        )
     key = header_key or form_key or None
     if body.kind == "form" and ticked != "yes":
         vault.preview(link_id, key)
         raise TickRequired
-    return read_passphrase(passphrase), key
+    return Opening(read_passphrase(passphrase), key, read_proof(proof))
 
 
 def _reveal_again(vault: Vault, link_id: str, problem: MayflyError) -> Answer:

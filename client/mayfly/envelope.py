@@ -82,17 +82,15 @@ def decode_key(fragment: str) -> bytes:
     if not fragment or number >> (8 * KEY_BYTES):
         raise EnvelopeError("The part of the link after # is not complete, or not a key.")
     key = number.to_bytes(KEY_BYTES)
-    if encode_key(key) != fragment:  # PrivateBin drops zeros at the front, others write each as a 1
-        if fragment.lstrip("1") != encode_key(key).lstrip("1"):
-            raise EnvelopeError("The part of the link after # is not complete, or not a key.")
+    # PrivateBin drops zeros at the front, others write each as a 1: both are taken.
     return key
 
 
 def proof_of(key: bytes, passphrase: str | None) -> str:
     """What a reader shows the server to claim a message: 43 characters of base64url that tell nothing of key or passphrase.
 
-    A passphrase is stretched as in the document, under a salt of its own, so that the server's hash of the proof is no quicker way to
-    guess it (decision record 0007).
+    A passphrase is stretched as in the document, under a salt of its own, so that the server's hash of the proof is no quicker way
+    to guess it (decision record 0007).
     """
     if passphrase is None:
         secret = _hkdf(key, b"mayfly proof v1", 32)

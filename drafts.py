@@ -1,0 +1,115 @@
+"""What a request to create a message must look like: named fields, checked, become a `Draft`.
+
+Where the fields came from (a form, JSON, the command line) is not known here, and nothing is stored or encrypted.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+
+from errors import FieldRefused
+from records import MAX_LIFETIME_SECONDS, MAX_VIEWS, MIN_LIFETIME_SECONDS, Draft
+
+FIELDS = frozenset({"message", "expires_in", "views", "passphrase", "format"})
+DOCUMENT_FIELDS = frozenset({"document", "proof", "needs_passphrase", "expires_in", "views"})
+_PROOF = re.compile(r"[A-Za-z0-9_-]{43}")
+MAX_PASSPHRASE_BYTES = 1024
+
+
+def read_draft(fields: dict[str, object]) -> Draft:
+    """Check the fields of a request to create a message, named as in the HTTP contract, and return them as a Draft.
+
+    Numbers may come as JSON numbers or as text. Raises FieldRefused for an unknown, missing or wrong one.
+    """
+    if "document" in fields and DOCUMENT_FIELDS.issuperset(fields):
+        return _read_document(fields)
+    if not FIELDS.issuperset(fields):
+        # The name is not told: of a form that was not encoded it may be a piece of the message.
+        raise FieldRefused(
+            "",
+            "There is a field that is not known; known are message, expires_in, views, passphrase and format. "
+            "Is the message encoded? (curl: --data-urlencode message=…)",
+        )
+    if "message" not in fields:
+        raise FieldRefused("message", "The field message is missing.")
+    format_ = fields.get("format", "text")
+    if format_ not in ("text", "markdown"):
+        raise FieldRefused("format", "format must be text or markdown.")
+    return Draft(
+        message=_text("message", fields["message"]),
+        expires_in=_read_lifetime(fields),
+        views=_whole("views", fields.get("views"), 1, MAX_VIEWS),
+        passphrase=read_passphrase(fields.get("passphrase")),
+        format="markdown" if format_ == "markdown" else "text",
+    )
+
+
+def _read_document(fields: dict[str, object]) -> Draft:
+    """A message that its sender encrypted. The server cannot look inside: it checks the outer form, and readers the rest."""
+    document, needs_passphrase = fields["document"], fields.get("needs_passphrase", False)
+    if not isinstance(document, dict) or set(document) != {"v", "adata", "ct"} or document["v"] != 2:
+        raise FieldRefused("document", 'document must be a PrivateBin v2 document: an object with "v": 2, "adata" and "ct".')
+    if not isinstance(document["adata"], list) or not isinstance(document["ct"], str) or not document["ct"].isascii():
+        raise FieldRefused("document", 'In a document "adata" is a list and "ct" is base64.')
+    if not isinstance(needs_passphrase, bool):
+        raise FieldRefused("needs_passphrase", "needs_passphrase must be true or false.")
+    proof = read_proof(fields.get("proof"))
+    if proof is None:
+        raise FieldRefused("proof", "The field proof is missing.")
+    try:
+        text = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
+        text.encode()
+    except UnicodeEncodeError:
+        raise FieldRefused("document", "document holds half of a surrogate pair, which is no character.") from None
+    return Draft(
+        document=text,
+        proof=proof,
+        needs_passphrase=needs_passphrase,
+        expires_in=_read_lifetime(fields),
+        views=_whole("views", fields.get("views"), 1, MAX_VIEWS),
+    )
+
+
+def read_proof(value: object) -> str | None:
+    """Check a proof: None, or 32 bytes as base64url without padding. Raises FieldRefused."""
+    if value is None:
+        return None
+    if not isinstance(value, str) or not _PROOF.fullmatch(value):
+        raise FieldRefused("proof", "proof must be 32 bytes in base64url without padding: 43 characters.")
+    return value
+
+
+def _read_lifetime(fields: dict[str, object]) -> int:
+    found = _whole("expires_in", fields.get("expires_in"), MIN_LIFETIME_SECONDS, MAX_LIFETIME_SECONDS)
+    return found or MAX_LIFETIME_SECONDS
+
+
+def read_passphrase(value: object) -> str | None:
+    """Check a passphrase: None, or 1 to 1024 bytes of UTF-8. Raises FieldRefused."""
+    if value is None:
+        return None
+    text = _text("passphrase", value)
+    if not 1 <= len(text.encode()) <= MAX_PASSPHRASE_BYTES:
+        raise FieldRefused("passphrase", f"A passphrase has 1 to {MAX_PASSPHRASE_BYTES} bytes; leave the field out for none.")
+    return text
+
+
+def _text(name: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise FieldRefused(name, f"{name} must be text.")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise FieldRefused(name, f"{name} holds half of a surrogate pair, which is no character.") from None
+    return value
+
+
+def _whole(name: str, value: object, low: int, high: int) -> int | None:
+    if value is None or value == "":
+        return None
+    if isinstance(value, str) and re.fullmatch("[0-9]{1,9}", value):
+        value = int(value)
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise FieldRefused(name, f"{name} must be a whole number from {low} to {high}.")
+    return value
