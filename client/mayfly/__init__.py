@@ -1,0 +1,1 @@
+"""The command-line client of Mayfly: `mayfly send`, `open`, `status`, `burn`."""
