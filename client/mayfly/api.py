@@ -11,8 +11,6 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from mayfly.envelope import Document
-
 _TRIES = 4
 _CHUNK_BYTES = 64 * 1024
 Progress = Callable[[int], None]

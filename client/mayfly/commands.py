@@ -86,7 +86,7 @@ def send(
 
 @cli.command("open")
 @click.argument("link", required=False)
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write here: a file, or a folder to keep a file's own name in.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write here; into a folder under the file's own name.")
 @click.option("--force", is_flag=True, help="Write over a file that is there.")
 def open_(link: str | None, output: Path | None, force: bool) -> None:
     """Open LINK and print the message; without LINK, or with -, it is asked for or read from standard input.
