@@ -14,6 +14,9 @@ from records import MAX_LIFETIME_SECONDS, MAX_VIEWS, MIN_LIFETIME_SECONDS, Draft
 FIELDS = frozenset({"message", "expires_in", "views", "passphrase", "format"})
 DOCUMENT_FIELDS = frozenset({"document", "proof", "needs_passphrase", "expires_in", "views"})
 _PROOF = re.compile(r"[A-Za-z0-9_-]{43}")
+_BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
+_MAX_EXACT = 2**53 - 1
+"""The largest whole number that JavaScript, which knows floating point only, keeps as it is."""
 MAX_PASSPHRASE_BYTES = 1024
 
 
@@ -22,7 +25,7 @@ def read_draft(fields: dict[str, object]) -> Draft:
 
     Numbers may come as JSON numbers or as text. Raises FieldRefused for an unknown, missing or wrong one.
     """
-    if "document" in fields and DOCUMENT_FIELDS.issuperset(fields):
+    if "document" in fields:
         return _read_document(fields)
     if not FIELDS.issuperset(fields):
         # The name is not told: of a form that was not encoded it may be a piece of the message.
@@ -47,11 +50,15 @@ def read_draft(fields: dict[str, object]) -> Draft:
 
 def _read_document(fields: dict[str, object]) -> Draft:
     """A message that its sender encrypted. The server cannot look inside: it checks the outer form, and readers the rest."""
+    if not DOCUMENT_FIELDS.issuperset(fields):
+        raise FieldRefused("", "Beside a document there may be proof, needs_passphrase, expires_in and views, and nothing else.")
     document, needs_passphrase = fields["document"], fields.get("needs_passphrase", False)
-    if not isinstance(document, dict) or set(document) != {"v", "adata", "ct"} or document["v"] != 2:
+    if not isinstance(document, dict) or set(document) != {"v", "adata", "ct"} or (type(document["v"]), document["v"]) != (int, 2):
         raise FieldRefused("document", 'document must be a PrivateBin v2 document: an object with "v": 2, "adata" and "ct".')
-    if not isinstance(document["adata"], list) or not isinstance(document["ct"], str) or not document["ct"].isascii():
-        raise FieldRefused("document", 'In a document "adata" is a list and "ct" is base64.')
+    if not isinstance(document["adata"], list) or not _comes_out_alike(document["adata"]):
+        raise FieldRefused("document", 'In a document "adata" is a list of texts, whole numbers, and lists of these.')
+    if not isinstance(document["ct"], str) or not _BASE64.fullmatch(document["ct"]):
+        raise FieldRefused("document", 'In a document "ct" is base64.')
     if not isinstance(needs_passphrase, bool):
         raise FieldRefused("needs_passphrase", "needs_passphrase must be true or false.")
     proof = read_proof(fields.get("proof"))
@@ -69,6 +76,16 @@ def _read_document(fields: dict[str, object]) -> Draft:
         expires_in=_read_lifetime(fields),
         views=_whole("views", fields.get("views"), 1, MAX_VIEWS),
     )
+
+
+def _comes_out_alike(value: object) -> bool:
+    """Whether every program writes this JSON value as the same bytes, as what is authenticated must be.
+
+    1.0 is written as 1, 1e999 as Infinity, and whole numbers are rounded, by one program or another.
+    """
+    if isinstance(value, list):
+        return all(map(_comes_out_alike, value))
+    return isinstance(value, str) or (type(value) is int and abs(value) <= _MAX_EXACT)
 
 
 def read_proof(value: object) -> str | None:

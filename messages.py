@@ -198,7 +198,7 @@ class Vault:
 
     def _content(self, draft: Draft) -> Content:
         if draft.document is not None:
-            if len(draft.document) > 2 * self.max_message_bytes:
+            if len(draft.document.encode()) > 2 * self.max_message_bytes:
                 raise BodyTooLarge(f"An encrypted document is at most {2 * self.max_message_bytes} bytes of JSON.")
             return Content(draft.document, "document")
         message = draft.message

@@ -37,7 +37,7 @@ from records import (
     Sealed,
 )
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _SCHEMA = """
 CREATE TABLE messages (
     n INTEGER PRIMARY KEY,
@@ -99,7 +99,7 @@ _CLAIM = (
     "RETURNING n, views_left, expires_at"
 )
 _LAST_LEASE = "SELECT max(until) FROM claims WHERE n = ? AND until > ?"
-_END = f"UPDATE messages SET ended = ?, purge_at = created_at + {RECEIPT_LIFETIME} WHERE n = ?"
+_END = f"UPDATE messages SET ended = ?, proof = NULL, purge_at = created_at + {RECEIPT_LIFETIME} WHERE n = ?"
 _TRY_LAPSES = Millis(60 * SECOND)
 """Checking a passphrase takes 3 s at most: a try reserved for longer belonged to a process that was killed over it."""
 _RESERVE = (
@@ -166,9 +166,11 @@ class SqliteStore:
         if version == 0:
             for statement in _SCHEMA.split(";"):
                 db.execute(statement)
-            db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        elif version == 1:  # made before messages had a proof
+            db.execute("ALTER TABLE messages ADD COLUMN proof BLOB")
         elif version != SCHEMA_VERSION:
             raise StartRefused(f"MAYFLY_DATABASE_URL: {self._path} was written by another version of Mayfly (schema {version})")
+        db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         db.execute("COMMIT")
         return db
 
