@@ -31,7 +31,8 @@
         ├── KeyMissing            the key this message was sealed with is not, or not the same, in key.json
         └── Damaged               what is stored does not verify
 
-Messages are shown to people: they say what to do next, and never hold a secret.
+Messages are shown to people: they say what to do next, and never hold a secret. They are written in English, and the pages show
+them in the reader's language: what varies in one is a `%(name)s` of the text, with its value beside it.
 """
 
 from __future__ import annotations
@@ -40,7 +41,12 @@ from records import Preview
 
 
 class MayflyError(Exception):
-    """The root of the tree. `str(error)` is one sentence for a person."""
+    """The root of the tree. `str(error)` is a sentence for a person: `text`, in English, with `values` filled in."""
+
+    def __init__(self, text: str = "", **values: object) -> None:
+        super().__init__(text % values if values else text)
+        self.text = text
+        self.values = values
 
 
 class StartRefused(MayflyError):
@@ -62,8 +68,8 @@ class BadRequest(MayflyError):
 class FieldRefused(BadRequest):
     """The field `field` is unknown, missing, repeated or out of its bounds."""
 
-    def __init__(self, field: str, why: str) -> None:
-        super().__init__(why)
+    def __init__(self, field: str, why: str, **values: object) -> None:
+        super().__init__(why, **values)
         self.field = field
 
 
@@ -86,7 +92,7 @@ class BodyTooSlow(BadRequest):
     """The body did not arrive in time."""
 
     def __init__(self, seconds: int) -> None:
-        super().__init__(f"The body did not arrive within {seconds} seconds. Send it again.")
+        super().__init__("The body did not arrive within %(seconds)s seconds. Send it again.", seconds=seconds)
 
 
 class UnsupportedBody(BadRequest):
@@ -165,8 +171,12 @@ class WrongPassphrase(MayflyError):
     """One try was used, no view. After the last try the message is destroyed."""
 
     def __init__(self, tries_left: int) -> None:
-        left = {0: "none: the message has been destroyed", 1: "one"}.get(tries_left, str(tries_left))
-        super().__init__(f"That passphrase is wrong. Tries left: {left}.")
+        if tries_left == 0:
+            super().__init__("That passphrase is wrong. Tries left: none: the message has been destroyed.")
+        elif tries_left == 1:
+            super().__init__("That passphrase is wrong. Tries left: one.")
+        else:
+            super().__init__("That passphrase is wrong. Tries left: %(tries_left)s.", tries_left=tries_left)
         self.tries_left = tries_left
 
 

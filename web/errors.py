@@ -8,7 +8,8 @@ import errors
 from drafts import DOCUMENT_FIELDS, FIELDS
 from errors import LimitReached, MayflyError, MethodRefused, Unavailable, WrongPassphrase
 from web import pages
-from web.answers import HTML, TEXT, Answer, Kind, waiting
+from web.answers import HTML, TEXT, Answer, waiting
+from web.negotiation import Wanted
 
 PROBLEM_JSON = "application/problem+json"
 
@@ -54,14 +55,16 @@ def status_of(error: MayflyError) -> tuple[int, str]:
     return next((status, title) for kind, status, title in TABLE if isinstance(error, kind))
 
 
-def answer(error: MayflyError, kind: Kind) -> Answer:
-    """The error as the client wants to have it told, with the headers it carries."""
+def answer(error: MayflyError, wanted: Wanted) -> Answer:
+    """The error as the client wants to have it told, with the headers it carries. Only pages are translated."""
     status, title = status_of(error)
     detail = str(error)
     headers = _headers(error, status)
-    if kind == "html":
-        return Answer(status, HTML, pages.error(status, title, detail), headers)
-    if kind == "text":
+    if wanted.kind == "html":
+        language = wanted.language
+        page = pages.error(wanted, status, language.say(title), language.say(error.text, **error.values))
+        return Answer(status, HTML, page, headers)
+    if wanted.kind == "text":
         return Answer(status, TEXT, f"{detail}\n".encode(), headers)
     problem: dict[str, object] = {"type": "about:blank", "title": title, "status": status, "detail": detail}
     if isinstance(error, WrongPassphrase):

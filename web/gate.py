@@ -32,10 +32,11 @@ from errors import (
     UnsupportedBody,
 )
 from settings import Settings
-from web.answers import Answer, kind_for
+from web.answers import Answer
 from web.errors import Unexpected
 from web.errors import answer as answer_error
 from web.limits import Limits
+from web.negotiation import wanted_by
 
 Environ = dict[str, Any]
 StartResponse = Callable[..., Any]
@@ -69,7 +70,8 @@ _COMMON_HEADERS = [
 ]
 _CSP = "default-src 'none'; frame-ancestors 'none'; base-uri 'none'"
 _PAGE_CSP = (
-    f"{_CSP}; style-src 'self'; img-src 'self'; form-action 'self'; require-trusted-types-for 'script'; trusted-types 'none'"
+    f"{_CSP}; script-src 'self'; connect-src 'self'; style-src 'self'; img-src 'self'; form-action 'self'; "
+    "require-trusted-types-for 'script'; trusted-types 'none'"
 )
 _HEADERS = [*_COMMON_HEADERS, ("Content-Security-Policy", _CSP)]
 _PAGE_HEADERS = [*_COMMON_HEADERS, ("Content-Security-Policy", _PAGE_CSP)]
@@ -107,10 +109,10 @@ class Gate:
             self._admit(environ)
             body = self._application(environ, keep)
         except MayflyError as error:
-            answer = answer_error(error, kind_for(environ))
+            answer = answer_error(error, wanted_by(environ))
         except Exception as fault:
             log_fault(fault)
-            answer = answer_error(Unexpected(), kind_for(environ))
+            answer = answer_error(Unexpected(), wanted_by(environ))
         if answer:
             body = [answer.body]
             sent = [_STATUS_LINES[answer.status], headers_of(answer)]

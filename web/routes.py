@@ -24,10 +24,12 @@ from errors import (
 from messages import Vault
 from settings import Settings
 from web import answers, pages
-from web.answers import HTML, TEXT, Answer, kind_for
+from web.answers import HTML, TEXT, Answer
 from web.bodies import Body, read_body
 from web.errors import answer as answer_error
 from web.gate import headers_of
+from web.languages import without_language
+from web.negotiation import Wanted, wanted_by
 
 _MAY_BE_EMPTY = FIELDS - {"message"}
 """What an empty field of a form leaves at its default. Any other empty field may be a piece of a message that was not encoded."""
@@ -39,40 +41,42 @@ def blueprint(vault: Vault, settings: Settings) -> Blueprint:
 
     @routes.get("/")
     def write() -> Response:
-        return respond(Answer(200, HTML, pages.write(settings.max_message_bytes, vault.store.durability)))
+        return respond(
+            Answer(200, HTML, pages.write(wanted_by(request.environ), settings.max_message_bytes, vault.store.durability))
+        )
 
     @routes.post("/")
     def create() -> Response:
-        body = body_of_request(request.environ.get("QUERY_STRING", ""))
+        body = body_of_request(without_language(request.environ.get("QUERY_STRING", "")))
         fields = {
             name: value
             for name, value in body.fields.items()
             if not (body.kind == "form" and value == "" and name in _MAY_BE_EMPTY)
         }
         message = vault.create(read_draft(fields))
-        return respond(answers.created(kind_for(request.environ), settings.public_url or own_origin(), message))
+        return respond(answers.created(wanted_by(request.environ), settings.public_url or own_origin(), message))
 
     @routes.get("/message/<link_id>")
     def look(link_id: str) -> Response:
-        kind = kind_for(request.environ)
+        wanted = wanted_by(request.environ)
         try:
-            return respond(answers.opened(kind, vault.read(link_id)))
+            return respond(answers.opened(wanted, vault.read(link_id)))
         except OpeningRequired as waiting:
-            if kind != "html":
+            if wanted.kind != "html":
                 raise
-            return respond(Answer(200, HTML, pages.reveal(waiting.preview, secrets.token_urlsafe(24))))
+            return respond(Answer(200, HTML, pages.reveal(wanted, waiting.preview, secrets.token_urlsafe(24))))
 
     @routes.post("/message/<link_id>")
     def open_(link_id: str) -> Response:
-        kind = kind_for(request.environ)
+        wanted = wanted_by(request.environ)
         try:
             opening = _opening(body_of_request(), vault, link_id)
             lease_seconds = vault.lease_seconds if opening.idempotency_key else None
-            return respond(answers.opened(kind, vault.open(link_id, *opening), lease_seconds))
+            return respond(answers.opened(wanted, vault.open(link_id, *opening), lease_seconds))
         except (TickRequired, PassphraseRequired, ProofRequired, WrongPassphrase, TriesInUse) as problem:
-            if kind != "html":
+            if wanted.kind != "html":
                 raise
-            return respond(_reveal_again(vault, link_id, problem))
+            return respond(_reveal_again(wanted, vault, link_id, problem))
 
     @routes.delete("/message/<link_id>")
     def confirm(link_id: str) -> Response:
@@ -81,17 +85,17 @@ def blueprint(vault: Vault, settings: Settings) -> Blueprint:
 
     @routes.get("/receipt/<token>")
     def receipt(token: str) -> Response:
-        return respond(answers.receipt(kind_for(request.environ), token, vault.receipt(token)))
+        return respond(answers.receipt(wanted_by(request.environ), token, vault.receipt(token)))
 
     @routes.delete("/receipt/<token>")
     def burn(token: str) -> Response:
-        return respond(answers.receipt(kind_for(request.environ), token, vault.burn(token)))
+        return respond(answers.receipt(wanted_by(request.environ), token, vault.burn(token)))
 
     @routes.post("/receipt/<token>")
     def burn_by_form(token: str) -> Response:
         if body_of_request().fields != {"burn": "yes"}:
             raise FieldRefused("burn", "To burn the message, send burn=yes.")
-        return respond(answers.receipt(kind_for(request.environ), token, vault.burn(token)))
+        return respond(answers.receipt(wanted_by(request.environ), token, vault.burn(token)))
 
     @routes.get("/healthz")
     def alive() -> Response:
@@ -153,10 +157,12 @@ def _opening(body: Body, vault: Vault, link_id: str) -> Opening:
     return Opening(read_passphrase(passphrase), key, read_proof(proof))
 
 
-def _reveal_again(vault: Vault, link_id: str, problem: MayflyError) -> Answer:
-    refusal = answer_error(problem, "html")
+def _reveal_again(wanted: Wanted, vault: Vault, link_id: str, problem: MayflyError) -> Answer:
+    refusal = answer_error(problem, wanted)
     try:
-        page = pages.reveal(vault.preview(link_id), secrets.token_urlsafe(24), str(problem))
+        page = pages.reveal(
+            wanted, vault.preview(link_id), secrets.token_urlsafe(24), wanted.language.say(problem.text, **problem.values)
+        )
     except NotFound:
         return refusal
     return replace(refusal, body=page)
