@@ -35,7 +35,7 @@ def read_draft(fields: dict[str, object]) -> Draft:
             "Is the message encoded? (curl: --data-urlencode message=…)",
         )
     if "message" not in fields:
-        raise FieldRefused("message", "The field message is missing.")
+        raise FieldRefused("message", "The field %(name)s is missing.", name="message")
     format_ = fields.get("format", "text")
     if format_ not in ("text", "markdown"):
         raise FieldRefused("format", "format must be text or markdown.")
@@ -63,12 +63,12 @@ def _read_document(fields: dict[str, object]) -> Draft:
         raise FieldRefused("needs_passphrase", "needs_passphrase must be true or false.")
     proof = read_proof(fields.get("proof"))
     if proof is None:
-        raise FieldRefused("proof", "The field proof is missing.")
+        raise FieldRefused("proof", "The field %(name)s is missing.", name="proof")
     try:
         text = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
         text.encode()
     except UnicodeEncodeError:
-        raise FieldRefused("document", "document holds half of a surrogate pair, which is no character.") from None
+        raise FieldRefused("document", "%(name)s holds half of a surrogate pair, which is no character.", name="document") from None
     return Draft(
         document=text,
         proof=proof,
@@ -108,17 +108,19 @@ def read_passphrase(value: object) -> str | None:
         return None
     text = _text("passphrase", value)
     if not 1 <= len(text.encode()) <= MAX_PASSPHRASE_BYTES:
-        raise FieldRefused("passphrase", f"A passphrase has 1 to {MAX_PASSPHRASE_BYTES} bytes; leave the field out for none.")
+        raise FieldRefused(
+            "passphrase", "A passphrase has 1 to %(most)s bytes; leave the field out for none.", most=MAX_PASSPHRASE_BYTES
+        )
     return text
 
 
 def _text(name: str, value: object) -> str:
     if not isinstance(value, str):
-        raise FieldRefused(name, f"{name} must be text.")
+        raise FieldRefused(name, "%(name)s must be text.", name=name)
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise FieldRefused(name, f"{name} holds half of a surrogate pair, which is no character.") from None
+        raise FieldRefused(name, "%(name)s holds half of a surrogate pair, which is no character.", name=name) from None
     return value
 
 
@@ -128,5 +130,5 @@ def _whole(name: str, value: object, low: int, high: int) -> int | None:
     if isinstance(value, str) and re.fullmatch("[0-9]{1,9}", value):
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise FieldRefused(name, f"{name} must be a whole number from {low} to {high}.")
+        raise FieldRefused(name, "%(name)s must be a whole number from %(low)s to %(high)s.", name=name, low=low, high=high)
     return value

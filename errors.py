@@ -24,6 +24,8 @@
     ├── NotSignedIn             the admin token is missing, wrong, or the session has ended
     ├── ForgedRequest           an admin form that did not come from our own page
     ├── LimitReached            too often; later it will work
+    │   ├── TooManyCreates
+    │   ├── TooManySignIns
     │   └── TriesInUse            all tries of a passphrase are reserved at this moment
     └── Unavailable             our fault; nothing was lost or used up, trying again is right
         ├── StoreFull
@@ -126,7 +128,7 @@ class NotFound(MayflyError):
 class MethodRefused(MayflyError):
     """The address exists, the method is not for it. `allow` lists those that are."""
 
-    def __init__(self, allow: str, why: str = "This address does not take that method.") -> None:
+    def __init__(self, why: str, allow: str) -> None:
         super().__init__(why)
         self.allow = allow
 
@@ -136,7 +138,7 @@ class OpeningRequired(MethodRefused):
 
     def __init__(self, preview: Preview) -> None:
         self.preview = preview
-        super().__init__("POST, DELETE", "This message is there and has not been opened. Open it by POST (curl -X POST LINK).")
+        super().__init__("This message is there and has not been opened. Open it by POST (curl -X POST LINK).", "POST, DELETE")
 
 
 class TickRequired(MayflyError):
@@ -198,8 +200,22 @@ class LimitReached(MayflyError):
     """Too often; `retry_after` seconds from now it will work."""
 
     def __init__(self, why: str, retry_after: int) -> None:
-        super().__init__(why)
+        super().__init__(why, seconds=retry_after)
         self.retry_after = retry_after
+
+
+class TooManyCreates(LimitReached):
+    """A client has created more messages within a minute than the operator allows."""
+
+    def __init__(self, retry_after: int) -> None:
+        super().__init__("You have created many messages within a minute. Try again in %(seconds)s s.", retry_after)
+
+
+class TooManySignIns(LimitReached):
+    """A client has tried the admin token too often, right or wrong."""
+
+    def __init__(self, retry_after: int) -> None:
+        super().__init__("There were too many attempts to sign in. Try again in %(seconds)s s.", retry_after)
 
 
 class TriesInUse(LimitReached):

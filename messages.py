@@ -199,7 +199,7 @@ class Vault:
     def _content(self, draft: Draft) -> Content:
         if draft.document is not None:
             if len(draft.document.encode()) > 2 * self.max_message_bytes:
-                raise BodyTooLarge(f"An encrypted document is at most {2 * self.max_message_bytes} bytes of JSON.")
+                raise BodyTooLarge("An encrypted document is at most %(most)s bytes of JSON.", most=2 * self.max_message_bytes)
             return Content(draft.document, "document")
         message = draft.message
         if not message:
@@ -207,7 +207,7 @@ class Vault:
         if "\x00" in message:
             raise FieldRefused("message", "The message holds a NUL character, which text cannot.")
         if len(message.encode()) > self.max_message_bytes:
-            raise BodyTooLarge(f"A message is at most {self.max_message_bytes} bytes of UTF-8.")
+            raise BodyTooLarge("A message is at most %(most)s bytes of UTF-8.", most=self.max_message_bytes)
         if draft.format == "markdown":
             return Content(message, "markdown", markdown_to_html(message))
         return Content(message, "text")

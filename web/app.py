@@ -60,7 +60,7 @@ def _as_ours(error: Exception) -> MayflyError:
     if isinstance(error, NoSuchRoute):
         return NotFound()
     if isinstance(error, MethodNotAllowed):
-        return MethodRefused(", ".join(sorted(error.valid_methods or ())))
+        return MethodRefused("This address does not take that method.", ", ".join(sorted(error.valid_methods or ())))
     if isinstance(error, HTTPException) and error.code and error.code < 500:
         return BodyRefused("The request is not well formed.")
     log_fault(error)

@@ -179,7 +179,7 @@ class Gate:
             raise BodyRefused("Content-Length must be one decimal number.")
         length = int(announced)
         if length > self._max_body_bytes:
-            raise BodyTooLarge(f"A request body is at most {self._max_body_bytes} bytes.")
+            raise BodyTooLarge("A request body is at most %(most)s bytes.", most=self._max_body_bytes)
         if not length:
             return b""
         if environ.get(BODY_LATE):

@@ -73,6 +73,11 @@ class Language:
         return list(numbers.items())
 
 
+def N_(text: str) -> str:
+    """Mark a text for the catalogues where it stands; it is said somewhere else."""
+    return text
+
+
 def read_languages(folder: Path) -> dict[str, Language]:
     """English, and the language of each catalogue in `folder`, by their tags in lower case."""
     # Britain's way with dates and times: the day first, 24 hours.

@@ -10,7 +10,7 @@ from limits import RateLimitItemPerMinute
 from limits.storage import MemoryStorage
 from limits.strategies import SlidingWindowCounterRateLimiter
 
-from errors import LimitReached
+from errors import TooManyCreates, TooManySignIns
 
 SIGN_INS_A_MINUTE = 10
 
@@ -26,18 +26,18 @@ class Limits:
     def count_create(self, client: str) -> None:
         """Raise LimitReached if the client has created too many messages within a minute."""
         if self._creates:
-            self._count(self._creates, "create", client, "You have created many messages within a minute.")
+            self._count(self._creates, "create", client, TooManyCreates)
 
     def count_sign_in(self, client: str) -> None:
         """Raise LimitReached if the client has tried the admin token too often, right or wrong."""
-        self._count(self._sign_ins, "sign-in", client, "There were too many attempts to sign in.")
+        self._count(self._sign_ins, "sign-in", client, TooManySignIns)
 
-    def _count(self, item: RateLimitItemPerMinute, what: str, client: str, why: str) -> None:
+    def _count(self, item: RateLimitItemPerMinute, what: str, client: str, reached: type[TooManyCreates | TooManySignIns]) -> None:
         name = _network_of(client)
         if not self._limiter.hit(item, what, name):
             wait = self._limiter.get_window_stats(item, what, name).reset_time - time.time()
             seconds = min(60, max(1, math.ceil(wait)))
-            raise LimitReached(f"{why} Try again in {seconds} seconds.", seconds)
+            raise reached(seconds)
 
 
 def _network_of(client: str) -> str:
