@@ -105,9 +105,19 @@ def created(wanted: Wanted, message: Created, link: str, receipt_link: str) -> b
     return _render("created.html", wanted, once=True, message=message, link=link, receipt_link=receipt_link)
 
 
-def reveal(wanted: Wanted, preview: Preview, idempotency_key: str, problem: str | None = None) -> bytes:
+def reveal(
+    wanted: Wanted, preview: Preview, idempotency_key: str, lease_seconds: int, max_message_bytes: int, problem: str | None = None
+) -> bytes:
     """A message waits to be opened by a deliberate act; `problem` is what was wrong with the last try."""
-    return _render("reveal.html", wanted, preview=preview, idempotency_key=idempotency_key, problem=problem)
+    return _render(
+        "reveal.html",
+        wanted,
+        preview=preview,
+        idempotency_key=idempotency_key,
+        lease_seconds=lease_seconds,
+        max_message_bytes=max_message_bytes,
+        problem=problem,
+    )
 
 
 def message(wanted: Wanted, opened: Opened, lease_seconds: int | None) -> bytes:

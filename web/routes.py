@@ -22,6 +22,7 @@ from errors import (
     WrongPassphrase,
 )
 from messages import Vault
+from records import Preview
 from settings import Settings
 from web import answers, pages
 from web.answers import HTML, TEXT, Answer
@@ -64,7 +65,7 @@ def blueprint(vault: Vault, settings: Settings) -> Blueprint:
         except OpeningRequired as waiting:
             if wanted.kind != "html":
                 raise
-            return respond(Answer(200, HTML, pages.reveal(wanted, waiting.preview, secrets.token_urlsafe(24))))
+            return respond(Answer(200, HTML, _reveal(wanted, vault, waiting.preview)))
 
     @routes.post("/message/<link_id>")
     def open_(link_id: str) -> Response:
@@ -157,12 +158,15 @@ def _opening(body: Body, vault: Vault, link_id: str) -> Opening:
     return Opening(read_passphrase(passphrase), key, read_proof(proof))
 
 
+def _reveal(wanted: Wanted, vault: Vault, preview: Preview, problem: str | None = None) -> bytes:
+    """The page to open a message, with a lease key of its own."""
+    return pages.reveal(wanted, preview, secrets.token_urlsafe(24), vault.lease_seconds, vault.max_message_bytes, problem)
+
+
 def _reveal_again(wanted: Wanted, vault: Vault, link_id: str, problem: MayflyError) -> Answer:
     refusal = answer_error(problem, wanted)
     try:
-        page = pages.reveal(
-            wanted, vault.preview(link_id), secrets.token_urlsafe(24), wanted.language.say(problem.text, **problem.values)
-        )
+        page = _reveal(wanted, vault, vault.preview(link_id), wanted.language.say(problem.text, **problem.values))
     except NotFound:
         return refusal
     return replace(refusal, body=page)
