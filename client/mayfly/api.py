@@ -4,24 +4,34 @@ from __future__ import annotations
 
 import json
 import secrets
+import ssl
+import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 
-_TRIES = 4
+_PAUSES = (0.5, 1.0, 2.0)
+"""Seconds between the tries of a request whose answer was lost: all of them within a lease."""
 _CHUNK_BYTES = 64 * 1024
+_NO_MAYFLY = "That is perhaps no Mayfly: is the address right?"
 Progress = Callable[[int], None]
 
 
 class ServerError(Exception):
-    """The server refused, or could not be reached. `status` is 0 without an answer; the message says what to do next."""
+    """The server refused, or could not be reached; the message says what to do next.
 
-    def __init__(self, status: int, detail: str) -> None:
+    `status` is 0 unless Mayfly itself answered, and `problem` its RFC 9457 document. `lost` says that the request may have reached
+    the server, and only the answer did not come back.
+    """
+
+    def __init__(self, status: int, detail: str, problem: dict[str, Any] | None = None, *, lost: bool = False) -> None:
         super().__init__(detail)
         self.status = status
+        self.problem = problem or {}
+        self.lost = lost
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +39,7 @@ class Link:
     """A secret link, taken apart: where the message is, and the key in its fragment (empty if it has none)."""
 
     url: str
-    fragment: str
+    fragment: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,15 +48,45 @@ class Waiting:
 
     needs_passphrase: bool
     end_to_end: bool
-    message: str | None = None
+    message: dict[str, Any] | None = None
+
+
+def read_server(text: str) -> str:
+    """The address of a server, without a slash at its end. Raises ValueError if it is not one."""
+    parts = urlsplit(text.strip())
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or not text.isprintable():
+        raise ValueError
+    _ = parts.port  # raises ValueError above 65535
+    return parts.geturl().rstrip("/")
 
 
 def read_link(text: str) -> Link:
     """Take a link apart. Raises ValueError if it is not one."""
-    parts = urlsplit(text.strip())
-    if parts.scheme not in ("http", "https") or not parts.netloc or "/message/" not in parts.path:
+    url, _, fragment = text.strip().partition("#")
+    return Link(_read_address(url, "message"), fragment)
+
+
+def read_receipt(text: str) -> str:
+    """The address of a receipt. Raises ValueError if it is not one."""
+    return _read_address(text.strip(), "receipt")
+
+
+def _read_address(url: str, kind: str) -> str:
+    url = url.partition("?")[0]  # services append parameters of their own to links that are passed around
+    server, slash, name = url.rpartition(f"/{kind}/")
+    if not slash or not name or not (name.isascii() and name.replace("-", "").replace("_", "").isalnum()):
         raise ValueError
-    return Link(parts._replace(fragment="", query="").geturl(), parts.fragment)
+    return f"{read_server(server)}/{kind}/{name}"
+
+
+def new_lease(waiting: Waiting) -> str:
+    """A random Idempotency-Key. It remembers whether there is a passphrase: of an opened message the server no longer tells."""
+    return f"{'passphrase' if waiting.needs_passphrase else 'none'}-{secrets.token_urlsafe(24)}"
+
+
+def leased(link: Link, lease: str) -> Waiting:
+    """What was told before a message was opened under `lease`."""
+    return Waiting(lease.startswith("passphrase-"), bool(link.fragment))
 
 
 class Api:
@@ -59,71 +99,97 @@ class Api:
         """Store a message and return the server's answer. Not repeated after a lost answer: that would store it twice."""
         body = json.dumps(fields, separators=(",", ":")).encode()
         headers = {"Content-Type": "application/json", "Content-Length": str(len(body))}
-        return self._ask("POST", server.rstrip("/") + "/", tries=1, content=_told(body, progress), headers=headers)
+        created = self._ask("POST", f"{server}/", pauses=(), content=_told(body, progress), headers=headers)
+        try:
+            return created | {"link": read_link(created["link"]).url, "receipt": read_receipt(created["receipt"])}
+        except (KeyError, ValueError, AttributeError):
+            raise ServerError(0, _NO_MAYFLY) from None
 
     def look(self, link: Link) -> Waiting:
         """Ask what waits at a link; uses nothing up."""
         try:
             answer = self._ask("GET", link.url)
         except ServerError as error:
-            if error.status != 405 or not isinstance(error.__cause__, _Problem):
+            if error.status != 405:
                 raise
-            problem = error.__cause__.document
-            return Waiting(bool(problem.get("needs_passphrase")), problem.get("encryption") == "end-to-end")
-        return Waiting(False, False, answer["message"])
+            return Waiting(bool(error.problem.get("needs_passphrase")), error.problem.get("encryption") == "end-to-end")
+        return Waiting(False, False, _with_message(answer))
 
-    def open(self, link: Link, *, passphrase: str | None = None, proof: str | None = None) -> tuple[dict[str, Any], str]:
-        """Open a message; return the answer and the lease's key, to `confirm` once the content is safe.
+    def open(self, link: Link, lease: str, *, passphrase: str | None = None, proof: str | None = None) -> dict[str, Any]:
+        """Open a message under a lease, to `confirm` once the content is safe.
 
         A lost answer is asked for again under the same lease, and uses no second view.
         """
-        key = secrets.token_urlsafe(24)
         fields = {name: value for name, value in (("passphrase", passphrase), ("proof", proof)) if value is not None}
-        return self._ask("POST", link.url, json=fields, headers={"Idempotency-Key": key}), key
+        answer = self._ask("POST", link.url, json=fields, headers={"Idempotency-Key": lease})
+        return answer if "document" in answer else _with_message(answer)
 
-    def confirm(self, link: Link, key: str) -> None:
-        """End the lease: the content is safe, the server may forget it. A lease that has ended by itself is as good."""
+    def confirm(self, link: Link, lease: str) -> None:
+        """End the lease: the content is safe, the server may forget it. If that fails, the lease ends by itself."""
         try:
-            self._ask("DELETE", link.url, headers={"Idempotency-Key": key})
-        except ServerError as error:
-            if error.status not in (0, 404):
-                raise
+            self._ask("DELETE", link.url, pauses=(), headers={"Idempotency-Key": lease})
+        except ServerError:
+            return
 
     def receipt(self, url: str, *, burn: bool = False) -> dict[str, Any]:
         """Return the sender's side of a message; with `burn`, destroy it first."""
-        return self._ask("DELETE" if burn else "GET", url)
+        found = self._ask("DELETE" if burn else "GET", url)
+        if not {"state", "created_at", "expires_at", "opened", "views_left"} <= set(found) or not isinstance(found["opened"], list):
+            raise ServerError(0, _NO_MAYFLY)
+        return found
 
-    def _ask(self, method: str, url: str, *, tries: int = _TRIES, **request: Any) -> dict[str, Any]:
-        headers = {"Accept": "application/json", **request.pop("headers", {})}
-        for left in reversed(range(tries)):
+    def _ask(self, method: str, url: str, *, pauses: tuple[float, ...] = _PAUSES, **request: Any) -> dict[str, Any]:
+        headers = {"Accept": "application/json", "Accept-Encoding": "identity", **request.pop("headers", {})}
+        lost = False
+        for pause in (*pauses, None):
             try:
-                answer = self._http.request(method, url, headers=headers, **request)
-                break
-            except httpx.TransportError as error:
-                if not left:
-                    raise ServerError(0, f"The server cannot be reached ({type(error).__name__}).") from None
-        if answer.is_success:
-            return dict(answer.json()) if answer.content else {}
-        raise _refusal(answer)
+                return _read(self._http.request(method, url, headers=headers, **request))
+            except httpx.RequestError as error:
+                lost = lost or not isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError))
+                if pause is None or not lost:
+                    raise ServerError(0, _why(error), lost=lost) from None
+                time.sleep(pause)
+        raise AssertionError
 
 
-class _Problem(Exception):
-    """Carries an RFC 9457 document along."""
-
-    def __init__(self, document: dict[str, Any]) -> None:
-        super().__init__()
-        self.document = document
-
-
-def _refusal(answer: httpx.Response) -> ServerError:
+def _read(answer: httpx.Response) -> dict[str, Any]:
+    if answer.is_success and not answer.content:
+        return {}
     try:
-        problem = answer.json()
-        detail = str(problem["detail"])
-    except (ValueError, KeyError, TypeError):
-        return ServerError(answer.status_code, f"The server answered {answer.status_code}, and is perhaps no Mayfly.")
-    error = ServerError(answer.status_code, detail)
-    error.__cause__ = _Problem(problem)
-    return error
+        document = answer.json()
+    except (ValueError, RecursionError):
+        document = None
+    if answer.is_success and isinstance(document, dict):
+        return document
+    if answer.is_redirect:
+        why = f"The server redirects elsewhere ({answer.status_code}), which is not followed: use the address it leads to."
+        raise ServerError(0, why)
+    if not answer.is_success and isinstance(document, dict) and isinstance(document.get("detail"), str):
+        raise ServerError(answer.status_code, document["detail"], document)
+    raise ServerError(0, f"The server answered {answer.status_code}. {_NO_MAYFLY}")
+
+
+def _with_message(answer: dict[str, Any]) -> dict[str, Any]:
+    if not isinstance(answer.get("message"), str) or answer.get("format") not in ("text", "markdown"):
+        raise ServerError(0, _NO_MAYFLY)
+    return answer
+
+
+def _why(error: httpx.RequestError) -> str:
+    cause: BaseException | None = error
+    while cause:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return f"The server's certificate is not to be trusted ({cause.verify_message}). Nothing was sent."
+        if isinstance(cause, ssl.SSLError):
+            return "The server does not speak TLS there: is it https, and is the port right?"
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(error, httpx.TimeoutException):
+        return "The server did not answer in time."
+    if isinstance(error, httpx.ProxyError):
+        return "The proxy that the environment names (HTTPS_PROXY and the like) does not let us through."
+    if isinstance(error, httpx.ConnectError):
+        return "The server cannot be reached: is the address right, and is it running?"
+    return "The connection broke off before the answer was whole."
 
 
 def _told(body: bytes, progress: Progress | None) -> Iterator[bytes]:

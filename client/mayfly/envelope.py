@@ -16,7 +16,7 @@ import json
 import os
 import zlib
 from dataclasses import dataclass
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -31,20 +31,40 @@ MIN_ROUNDS, MAX_ROUNDS = 10_000, 10_000_000
 _IV_BYTES, _SALT_BYTES, _TAG_BITS, _KEY_BITS = 16, 8, 128, 256
 
 _ALPHABET = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
+_MAX_DIGITS = 44  # of 256 bits in base58
 _FORMATS: dict[Any, Literal["text", "markdown"]] = {"plaintext": "text", "syntaxhighlighting": "text", "markdown": "markdown"}
 
 Document = dict[str, Any]
 
 
+_UNSAFE = "This is not a document that can be opened safely"
+_SENTENCES = {
+    "fragment": "The part of the link after # is not complete, or not a key.",
+    "version": f"{_UNSAFE}: it is of another version of the format than 2.",
+    "fields": "The message has fields that are missing or not known.",
+    "parameters": f"{_UNSAFE}: its parameters are not in the known form.",
+    "cipher": f"{_UNSAFE}: it uses another cipher than AES-256-GCM.",
+    "rounds": f"{_UNSAFE}: its key takes fewer than {MIN_ROUNDS:,} rounds, or more than {MAX_ROUNDS:,}.",
+    "length": f"{_UNSAFE}: a part of it is too short or too long.",
+    "incomplete": "The message is not complete, or goes on after its end.",
+    "size": "The message is larger than any that can be sent.",
+    "wrong-key": "The key in the link or the passphrase is wrong, or the message was changed.",
+}
+
+
 class EnvelopeError(Exception):
-    """The document cannot be opened; the message says why to a person."""
+    """The document cannot be opened. `str(error)` says why to a person, `code` to a program, as in `errors.js`."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__(_SENTENCES[code])
+        self.code = code
 
 
 class WrongKey(EnvelopeError):
     """The key or the passphrase is not the document's, or the document was changed: these cannot be told apart."""
 
     def __init__(self) -> None:
-        super().__init__("The key in the link or the passphrase is wrong, or the message was changed.")
+        super().__init__("wrong-key")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,17 +93,18 @@ def encode_key(key: bytes) -> str:
 
 
 def decode_key(fragment: str) -> bytes:
-    """The key of a link's fragment. Raises EnvelopeError if it is not one."""
+    """The key of a link's fragment. PrivateBin drops zeros at its front, others write each as a 1: both are taken.
+
+    Raises EnvelopeError if it is not a key.
+    """
+    if not 1 <= len(fragment) <= _MAX_DIGITS or not set(fragment) <= set(_ALPHABET):
+        raise EnvelopeError("fragment")
     number = 0
     for digit in fragment:
-        if digit not in _ALPHABET or len(fragment) > 44:
-            raise EnvelopeError("The part of the link after # is not complete, or not a key.")
         number = number * 58 + _ALPHABET.index(digit)
-    if not fragment or number >> (8 * KEY_BYTES):
-        raise EnvelopeError("The part of the link after # is not complete, or not a key.")
-    key = number.to_bytes(KEY_BYTES)
-    # PrivateBin drops zeros at the front, others write each as a 1: both are taken.
-    return key
+    if number >> (8 * KEY_BYTES):
+        raise EnvelopeError("fragment")
+    return number.to_bytes(KEY_BYTES)
 
 
 def proof_of(key: bytes, passphrase: str | None) -> str:
@@ -92,7 +113,7 @@ def proof_of(key: bytes, passphrase: str | None) -> str:
     A passphrase is stretched as in the document, under a salt of its own, so that the server's hash of the proof is no quicker way
     to guess it (decision record 0007).
     """
-    if passphrase is None:
+    if not passphrase:
         secret = _hkdf(key, b"mayfly proof v1", 32)
     else:
         stretched = _pbkdf2(passphrase.encode(), _hkdf(key, b"mayfly proof salt v1", 16), PASSPHRASE_ROUNDS)
@@ -122,46 +143,44 @@ def encrypt_with(plain: Plain, key: bytes, passphrase: str | None, iv: bytes, sa
 
 
 def decrypt(document: object, key: bytes, passphrase: str | None, max_bytes: int) -> Plain:
-    """Open a document whose inflated content has at most `max_bytes`.
+    """Open a document whose content inflates to at most `max_bytes`.
 
     Raises WrongKey, or EnvelopeError for parameters weaker than we make, wrong lengths and unknown fields.
     """
-    spec, format_, adata, ciphertext = _checked(document)
-    iv, salt, rounds, compression = spec
+    iv, salt, rounds, compression, format_, sealed, adata = _checked(document)
     cipher = AESGCM(_pbkdf2(key + (passphrase or "").encode(), salt, rounds))
     try:
-        packed = cipher.decrypt(iv, ciphertext, _json(adata))
+        packed = cipher.decrypt(iv, sealed, _json(adata))
     except InvalidTag:
         raise WrongKey from None
     return _unpack(_inflate(packed, max_bytes) if compression == "zlib" else packed, format_)
 
 
-def _checked(document: object) -> tuple[tuple[bytes, bytes, int, str], Literal["text", "markdown"], Any, bytes]:
-    def refuse(why: str) -> NoReturn:
-        raise EnvelopeError(f"This is not a document that can be opened safely: {why}.")
-
-    if not isinstance(document, dict) or not {"v", "adata", "ct"} <= set(document) <= {"v", "adata", "ct", "meta"}:
-        refuse("it has fields that are missing or not known")
-    if document["v"] != 2:
-        refuse("it is of another version than 2")
+def _checked(document: object) -> tuple[bytes, bytes, int, str, Literal["text", "markdown"], bytes, list[Any]]:
+    if not isinstance(document, dict):
+        raise EnvelopeError("fields")
+    if document.get("v") != 2:
+        raise EnvelopeError("version")
+    if not {"v", "adata", "ct"} <= set(document) <= {"v", "adata", "ct", "meta"}:
+        raise EnvelopeError("fields")
     adata = document["adata"]
     if not isinstance(adata, list) or len(adata) != 4 or not isinstance(adata[0], list) or len(adata[0]) != 8:
-        refuse("its parameters are not in the known form")
-    iv, salt, rounds, key_bits, tag_bits, algorithm, mode, compression = adata[0]
-    if (key_bits, tag_bits, algorithm, mode) != (_KEY_BITS, _TAG_BITS, "aes", "gcm"):
-        refuse("it uses another cipher than AES-256-GCM")
+        raise EnvelopeError("parameters")
+    (iv_text, salt_text, rounds, *cipher, compression), format_, *flags = adata
+    if cipher != [_KEY_BITS, _TAG_BITS, "aes", "gcm"]:
+        raise EnvelopeError("cipher")
     if type(rounds) is not int or not MIN_ROUNDS <= rounds <= MAX_ROUNDS:
-        refuse(f"its key takes fewer than {MIN_ROUNDS:,} rounds, or very many")
-    if compression not in ("zlib", "none"):
-        refuse("it is compressed in an unknown way")
-    if adata[1] not in _FORMATS or adata[2] not in (0, 1) or adata[3] not in (0, 1):
-        refuse("its format is not known")
-    raw_iv, raw_salt, ciphertext = (_unb64(text) for text in (iv, salt, document["ct"]))
-    if raw_iv is None or raw_salt is None or ciphertext is None:
-        refuse("it is not base64 throughout")
-    if len(raw_iv) not in (12, 16) or not 8 <= len(raw_salt) <= 64 or len(ciphertext) <= _TAG_BITS // 8:
-        refuse("a part of it is too short or too long")
-    return (raw_iv, raw_salt, rounds, compression), _FORMATS[adata[1]], adata, ciphertext
+        raise EnvelopeError("rounds")
+    if compression not in ("zlib", "none") or not isinstance(format_, str) or format_ not in _FORMATS:
+        raise EnvelopeError("parameters")
+    if not all(type(flag) is int and flag in (0, 1) for flag in flags):
+        raise EnvelopeError("parameters")
+    iv, salt, sealed = (_unb64(text) for text in (iv_text, salt_text, document["ct"]))
+    if iv is None or salt is None or sealed is None:
+        raise EnvelopeError("parameters")
+    if len(iv) not in (12, 16) or not 8 <= len(salt) <= 64 or len(sealed) <= _TAG_BITS // 8:
+        raise EnvelopeError("length")
+    return iv, salt, rounds, compression, _FORMATS[format_], sealed, adata
 
 
 def _inflate(packed: bytes, max_bytes: int) -> bytes:
@@ -169,30 +188,37 @@ def _inflate(packed: bytes, max_bytes: int) -> bytes:
     try:
         content = inflate.decompress(packed, max_bytes + 1)
     except zlib.error:
-        raise EnvelopeError("The message is not complete.") from None
+        raise EnvelopeError("incomplete") from None
     if len(content) > max_bytes:
-        raise EnvelopeError(f"The message inflates to more than {max_bytes:,} bytes.")
-    if not inflate.eof:
-        raise EnvelopeError("The message is not complete.")
+        raise EnvelopeError("size")
+    if not inflate.eof or inflate.unused_data:
+        raise EnvelopeError("incomplete")
     return content
 
 
 def _unpack(content: bytes, format_: Literal["text", "markdown"]) -> Plain:
     try:
         inside = json.loads(content.decode())
-    except ValueError:
-        raise EnvelopeError("The message is not in the known form.") from None
+    except (ValueError, RecursionError):
+        raise EnvelopeError("fields") from None
     if not isinstance(inside, dict) or not {"paste"} <= set(inside) <= {"paste", "attachment", "attachment_name"}:
-        raise EnvelopeError("The message has fields that are missing or not known.")
+        raise EnvelopeError("fields")
     if not all(isinstance(value, str) for value in inside.values()) or ("attachment" in inside) != ("attachment_name" in inside):
-        raise EnvelopeError("The message has fields that are not in the known form.")
+        raise EnvelopeError("fields")
+    text = _well_formed(inside["paste"])
     if "attachment" not in inside:
-        return Plain(inside["paste"], format_)
-    head, comma, data = inside["attachment"].partition(";base64,")
+        return Plain(text, format_)
+    head, separator, data = inside["attachment"].partition(";base64,")
     file = _unb64(data)
-    if not head.startswith("data:") or not comma or file is None:
-        raise EnvelopeError("The file in the message is not in the known form.")
-    return Plain(inside["paste"], format_, file, inside["attachment_name"], head.removeprefix("data:"))
+    if not head.startswith("data:") or "," in head or not separator or file is None:
+        raise EnvelopeError("fields")
+    name, media_type = _well_formed(inside["attachment_name"]), _well_formed(head.removeprefix("data:"))
+    return Plain(text, format_, file, name, media_type)
+
+
+def _well_formed(text: str) -> str:
+    """JavaScript's strings may hold half of a surrogate pair, which is no character: it becomes U+FFFD, as browsers show it."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _hkdf(secret: bytes, info: bytes, length: int) -> bytes:

@@ -68,9 +68,9 @@ export async function decrypt(document, key, passphrase, maxBytes) {
 }
 
 function checked(document) {
-  const known = ["v", "adata", "ct", "meta"];
-  if (!isObject(document) || !Object.keys(document).every((name) => known.includes(name))) throw new EnvelopeError("fields");
+  if (!isObject(document)) throw new EnvelopeError("fields");
   if (document.v !== 2) throw new EnvelopeError("version");
+  if (!hasFields(document, ["v", "adata", "ct"], ["meta"])) throw new EnvelopeError("fields");
   const { adata, ct } = document;
   if (!Array.isArray(adata) || adata.length !== 4 || !Array.isArray(adata[0]) || adata[0].length !== 8) {
     throw new EnvelopeError("parameters");
@@ -78,14 +78,14 @@ function checked(document) {
   const [ivText, saltText, rounds, keyBits, tagBits, algorithm, mode, compression] = adata[0];
   if (keyBits !== 256 || tagBits !== 128 || algorithm !== "aes" || mode !== "gcm") throw new EnvelopeError("cipher");
   if (!Number.isInteger(rounds) || rounds < MIN_ROUNDS || rounds > MAX_ROUNDS) throw new EnvelopeError("rounds");
-  if (!["zlib", "none"].includes(compression) || !Object.hasOwn(FORMATS, adata[1])) throw new EnvelopeError("parameters");
-  if (![0, 1].includes(adata[2]) || ![0, 1].includes(adata[3])) throw new EnvelopeError("parameters");
+  const [, format, ...flags] = adata;
+  if (!["zlib", "none"].includes(compression) || !flags.every((flag) => [0, 1].includes(flag))) throw new EnvelopeError("parameters");
+  if (typeof format !== "string" || !Object.hasOwn(FORMATS, format)) throw new EnvelopeError("parameters");
   const [iv, salt, sealed] = [ivText, saltText, ct].map(fromBase64);
   if (!iv || !salt || !sealed) throw new EnvelopeError("parameters");
-  if (![12, 16].includes(iv.length) || salt.length < 8 || salt.length > 64 || sealed.length <= TAG_BYTES) {
-    throw new EnvelopeError("length");
-  }
-  return { iv, salt, rounds, compression, format: FORMATS[adata[1]], sealed };
+  const known = [12, 16].includes(iv.length) && salt.length >= 8 && salt.length <= 64 && sealed.length > TAG_BYTES;
+  if (!known) throw new EnvelopeError("length");
+  return { iv, salt, rounds, compression, format: FORMATS[format], sealed };
 }
 
 function unpack(content, format) {
@@ -95,18 +95,23 @@ function unpack(content, format) {
   } catch {
     throw new EnvelopeError("fields");
   }
-  const known = ["paste", "attachment", "attachment_name"];
-  if (!isObject(inside) || !Object.entries(inside).every(([name, value]) => known.includes(name) && typeof value === "string")) {
-    throw new EnvelopeError("fields");
-  }
-  if (!("paste" in inside) || "attachment" in inside !== "attachment_name" in inside) throw new EnvelopeError("fields");
-  const plain = { text: inside.paste, format, file: null, fileName: "", mediaType: "" };
+  if (!isObject(inside) || !hasFields(inside, ["paste"], ["attachment", "attachment_name"])) throw new EnvelopeError("fields");
+  if (!Object.values(inside).every((value) => typeof value === "string")) throw new EnvelopeError("fields");
+  if ("attachment" in inside !== "attachment_name" in inside) throw new EnvelopeError("fields");
+  const plain = { text: wellFormed(inside.paste), format, file: null, fileName: "", mediaType: "" };
   if (!("attachment" in inside)) return plain;
   const [, mediaType, data] = /^data:([^,]*?);base64,(.*)$/s.exec(inside.attachment) ?? [];
   const file = fromBase64(data);
   if (!file) throw new EnvelopeError("fields");
-  return { ...plain, file, fileName: inside.attachment_name, mediaType };
+  return { ...plain, file, fileName: wellFormed(inside.attachment_name), mediaType: wellFormed(mediaType) };
 }
+
+const hasFields = (object, needed, allowed) =>
+  needed.every((name) => Object.hasOwn(object, name)) &&
+  Object.keys(object).every((name) => needed.includes(name) || allowed.includes(name));
+
+/** Half of a surrogate pair is no character: it becomes U+FFFD. */
+const wellFormed = (text) => fromUtf8(utf8(text));
 
 const isObject = (value) => typeof value === "object" && value !== null && !Array.isArray(value);
 
