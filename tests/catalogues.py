@@ -7,6 +7,7 @@ With a locale as argument (`make catalogues ARGS=de`) it begins that language's 
 from __future__ import annotations
 
 import sys
+from io import BytesIO
 from pathlib import Path
 
 from babel import Locale
@@ -27,6 +28,15 @@ _KEYWORDS: dict[str, tuple[int, ...] | None] = {
     "FieldRefused": (2,),
 }
 
+_HEADER = """\
+msgid ""
+msgstr ""
+"Language: {locale}\\n"
+"Plural-Forms: {plural}\\n"
+"Content-Type: text/plain; charset=utf-8\\n"
+
+"""
+
 
 def extract(project: Path = PROJECT) -> Catalog:
     """Every text for people that code and templates hold."""
@@ -43,22 +53,27 @@ def catalogue_of(locale: str, project: Path = PROJECT) -> Path:
 
 def update(path: Path, texts: Catalog) -> None:
     """Give a catalogue exactly these texts, and keep the translations it has."""
-    with path.open("rb") as source:
-        catalogue = read_po(source, path.parent.parent.name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    locale = Locale.parse(path.parent.parent.name)
+    catalogue = read_catalogue(path) if path.exists() else Catalog(locale)
     catalogue.update(texts, no_fuzzy_matching=True)
-    with path.open("wb") as target:
-        write_po(target, catalogue, width=120, ignore_obsolete=True, include_lineno=False)
+    write(path, catalogue)
 
 
-def begin(path: Path) -> None:
-    """An empty catalogue for a new language."""
-    path.parent.mkdir(parents=True)
-    with path.open("wb") as target:
-        write_po(target, Catalog(Locale.parse(path.parent.parent.name), project="Mayfly", charset="utf-8", fuzzy=False))
+def read_catalogue(path: Path) -> Catalog:
+    """A catalogue as it stands."""
+    with path.open("rb") as source:
+        return read_po(source, path.parent.parent.name)
+
+
+def write(path: Path, catalogue: Catalog) -> None:
+    """Write a catalogue with no more of a header than readers of it need: dates and names stand in the history."""
+    lines = BytesIO()
+    write_po(lines, catalogue, width=120, ignore_obsolete=True, include_lineno=False, omit_header=True)
+    path.write_text(_HEADER.format(locale=catalogue.locale, plural=catalogue.plural_forms) + lines.getvalue().decode())
 
 
 if __name__ == "__main__":
-    for name in sys.argv[1:]:
-        begin(catalogue_of(name))
-    for file in sorted((PROJECT / TRANSLATIONS).glob("*/LC_MESSAGES/messages.po")):
-        update(file, extract())
+    catalogues = {*map(catalogue_of, sys.argv[1:]), *(PROJECT / TRANSLATIONS).glob("*/LC_MESSAGES/messages.po")}
+    for path in catalogues:
+        update(path, extract())
