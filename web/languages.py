@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from gettext import GNUTranslations, NullTranslations
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from babel import Locale
-from babel.dates import format_date, format_time
+from babel.dates import format_date, format_time, format_timedelta
 from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po
 from babel.numbers import format_decimal
@@ -54,9 +54,9 @@ class Language:
         when = datetime.fromtimestamp(at // 1000, UTC)
         return f"{format_date(when, 'long', self.locale)}, {format_time(when, 'short', locale=self.locale)} UTC"
 
-    def duration(self, count: int, unit: str) -> str:
-        """`5 minutes`; `unit` is minute, hour or day."""
-        return format_unit(count, f"duration-{unit}", "long", locale=self.locale)
+    def duration(self, seconds: int, unit: Literal["minute", "hour", "day"]) -> str:
+        """`5 minutes`: a time in whole units."""
+        return format_timedelta(timedelta(seconds=seconds), granularity=unit, threshold=seconds, locale=self.locale)
 
     def size(self, count: int) -> str:
         """A number of bytes: `16 KiB`, `1.5 MiB`. Rounded down, so that no limit is told as more than it is."""

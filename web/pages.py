@@ -10,7 +10,7 @@ import hashlib
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
@@ -30,14 +30,14 @@ from web.languages import LANGUAGES, Language
 from web.negotiation import Wanted
 
 _HERE = Path(__file__).resolve().parent
-LIFETIMES = (
-    (300, 5, "minute"),
-    (3600, 1, "hour"),
-    (24 * 3600, 1, "day"),
-    (3 * 24 * 3600, 3, "day"),
-    (MAX_LIFETIME_SECONDS, 7, "day"),
+LIFETIMES: tuple[tuple[int, Literal["minute", "hour", "day"]], ...] = (
+    (300, "minute"),
+    (3600, "hour"),
+    (24 * 3600, "day"),
+    (3 * 24 * 3600, "day"),
+    (MAX_LIFETIME_SECONDS, "day"),
 )
-"""What the page offers: seconds, and the same for people."""
+"""What the page offers: seconds, and the unit to say them in."""
 
 
 def _verbatim(text: str) -> Markup:
@@ -92,7 +92,7 @@ def write(wanted: Wanted, max_message_bytes: int, durability: str) -> bytes:
     return _render(
         "write.html",
         wanted,
-        lifetimes=[(seconds, wanted.language.duration(count, unit)) for seconds, count, unit in LIFETIMES],
+        lifetimes=[(seconds, wanted.language.duration(seconds, unit)) for seconds, unit in LIFETIMES],
         max_views=MAX_VIEWS,
         max_message_bytes=max_message_bytes,
         max_markdown_bytes=min(MAX_MARKDOWN_BYTES, max_message_bytes),
