@@ -48,8 +48,11 @@ function turn(writing) {
 async function burn(receipt) {
   const { status } = await ask("DELETE", receipt).catch(() => ({}));
   if (status !== 200) return tell(text("no-answer"), true);
-  tell(text("burned"));
   for (const part of document.querySelectorAll("#made [data-alive]")) part.hidden = true;
+  const heading = find("#made h1");
+  heading.textContent = text("burned");
+  beginAt(heading);
+  tell(text("burned-for-all"));
 }
 
 async function draw(link) {

@@ -8,18 +8,19 @@ export const find = (selector, within = document) => within.querySelector(select
 /** @param {number} milliseconds @returns {Promise<void>} */
 export const wait = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
 
-/** A moment in the reader's own time. @param {string} iso @returns {string} */
-export const moment = (iso) =>
-  new Date(iso).toLocaleString(document.documentElement.lang, {
-    dateStyle: "long", timeStyle: "short",
-  });
+/** A moment as the server's pages write it. @param {string} iso @returns {string} */
+export function moment(iso) {
+  const { lang } = document.documentElement;
+  const how = { dateStyle: "long", timeStyle: "short", timeZone: "UTC" };
+  return `${new Date(iso).toLocaleString(lang === "en" ? "en-GB" : lang, how)} UTC`;
+}
 
-/**
- * Say something: in the live region, which never leaves the page, and in the note that is in sight.
- * @param {string} words @param {boolean} problem
- */
+/** Say something to who cannot see it, in the live region, which never leaves the page. @param {string} words */
+export const announce = (words) => (find("#live").textContent = words);
+
+/** Say something to everyone, in the note in sight too. @param {string} words @param {boolean} problem */
 export function tell(words, problem = false) {
-  find("#live").textContent = words;
+  announce(words);
   for (const note of document.querySelectorAll("[data-note]")) {
     note.textContent = words;
     note.classList.toggle("problem", problem);
@@ -86,7 +87,7 @@ export function askFirst(button, act) {
     clearTimeout(timer);
     button.textContent = sure ? label : text("sure");
     if (sure) return act();
-    tell(text("sure"));
+    announce(text("sure"));
     timer = setTimeout(() => (button.textContent = label), 8000);
   });
 }

@@ -8,7 +8,7 @@ import { EnvelopeError } from "./errors.js";
 import { decrypt } from "./envelope.js";
 import { onHold } from "./hold.js";
 import { Lost, ask } from "./http.js";
-import { beginAt, copyOf, during, find, refusal, tell, wait } from "./page.js";
+import { announce, beginAt, copyOf, during, find, refusal, tell, wait } from "./page.js";
 import { proofOf } from "./proof.js";
 import { showMessage } from "./shown.js";
 import { plural, text } from "./texts.js";
@@ -74,7 +74,7 @@ function refuse(answer) {
   passphrase.value = "";
   passphrase.setAttribute("aria-invalid", "true");
   passphrase.focus();
-  tell(plural("wrong-passphrase", body.tries_left), true);
+  tell(plural("sealed" in form.dataset ? "wrong-either" : "wrong-passphrase", body.tries_left), true);
 }
 
 async function act() {
@@ -104,6 +104,7 @@ function prepare() {
   form.hidden = false;
   for (const part of form.querySelectorAll("[data-scripted]")) part.hidden = false;
   find("#needs-script")?.remove();
+  find("[type=submit]", form).classList.add("quiet");
   try {
     if ("sealed" in form.dataset) decodeKey(kept.fragment ?? "");
   } catch {
@@ -111,7 +112,7 @@ function prepare() {
     return tell(text("envelope-fragment"), true);
   }
   for (const link of document.querySelectorAll(".languages a")) link.hash = kept.fragment ?? "";
-  onHold(find("#hold"), act, () => tell(text("hold-longer")));
+  onHold(find("#hold"), act, () => announce((find("#hold-hint").textContent = text("hold-longer"))));
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     if (event.isTrusted && form.elements.open.checked) act();

@@ -1,7 +1,7 @@
 /** The receipt, live: the page is fetched again when what it tells has changed. */
 
 import { ask } from "./http.js";
-import { askFirst, find, tell } from "./page.js";
+import { announce, askFirst, find, tell } from "./page.js";
 import { text } from "./texts.js";
 
 const FIRST_PAUSE = 3000;
@@ -30,7 +30,7 @@ async function renew(method) {
   const focused = main.contains(document.activeElement);
   main.replaceChildren(...find("#main", body).childNodes);
   document.title = body.title;
-  tell(find("#state").textContent);
+  announce(find("#state").textContent);
   if (focused) {
     find("#state").tabIndex = -1;
     find("#state").focus();
