@@ -32,8 +32,8 @@ from errors import (
     UnsupportedBody,
 )
 from settings import Settings
-from web.answers import Answer
-from web.errors import Unexpected
+from web.answers import HTML, JSON, TEXT, Answer
+from web.errors import PROBLEM_JSON, Unexpected
 from web.errors import answer as answer_error
 from web.limits import Limits
 from web.negotiation import wanted_by
@@ -75,6 +75,7 @@ _PAGE_CSP = (
 )
 _HEADERS = [*_COMMON_HEADERS, ("Content-Security-Policy", _CSP)]
 _PAGE_HEADERS = [*_COMMON_HEADERS, ("Content-Security-Policy", _PAGE_CSP)]
+_VARY = {HTML: "Accept, Accept-Language", JSON: "Accept", PROBLEM_JSON: "Accept", TEXT: "Accept"}
 _HSTS = ("Strict-Transport-Security", "max-age=63072000")
 
 _PROBES = ("/healthz", "/readyz")
@@ -219,7 +220,8 @@ def _deadline(socket: Any) -> Any:
 
 def headers_of(answer: Answer) -> list[tuple[str, str]]:
     """The headers of an answer by itself; the gate adds those that all answers have."""
-    return [("Content-Type", answer.content_type), ("Content-Length", str(len(answer.body))), *answer.headers]
+    vary = [("Vary", _VARY[answer.content_type])] if answer.content_type in _VARY else []
+    return [("Content-Type", answer.content_type), ("Content-Length", str(len(answer.body))), *vary, *answer.headers]
 
 
 def log_fault(fault: BaseException) -> None:
