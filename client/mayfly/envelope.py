@@ -31,6 +31,7 @@ MIN_ROUNDS, MAX_ROUNDS = 10_000, 10_000_000
 _IV_BYTES, _SALT_BYTES, _TAG_BITS, _KEY_BITS = 16, 8, 128, 256
 
 _ALPHABET = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
+_MAX_RATIO = 4  # the page inflates to 8 times the longest message; the server takes documents of twice that message
 _MAX_DIGITS = 44  # of 256 bits in base58
 _FORMATS: dict[Any, Literal["text", "markdown"]] = {"plaintext": "text", "syntaxhighlighting": "text", "markdown": "markdown"}
 
@@ -131,15 +132,23 @@ def encrypt_with(plain: Plain, key: bytes, passphrase: str | None, iv: bytes, sa
     """`encrypt` with the random parts given, for vectors."""
     rounds = PASSPHRASE_ROUNDS if passphrase else ROUNDS
     format_ = "markdown" if plain.format == "markdown" else "plaintext"
-    adata = [[_b64(iv), _b64(salt), rounds, _KEY_BITS, _TAG_BITS, "aes", "gcm", "zlib"], format_, 0, 0]
     inside: dict[str, str] = {"paste": plain.text}
     if plain.file is not None:
         inside["attachment"] = f"data:{plain.media_type};base64,{_b64(plain.file)}"
         inside["attachment_name"] = plain.file_name
-    deflate = zlib.compressobj(wbits=-zlib.MAX_WBITS)
-    packed = deflate.compress(_json(inside)) + deflate.flush()
+    packed, compression = _pack(_json(inside))
+    adata = [[_b64(iv), _b64(salt), rounds, _KEY_BITS, _TAG_BITS, "aes", "gcm", compression], format_, 0, 0]
     cipher = AESGCM(_pbkdf2(key + (passphrase or "").encode(), salt, rounds))
     return {"v": 2, "adata": adata, "ct": _b64(cipher.encrypt(iv, packed, _json(adata)))}
+
+
+def _pack(content: bytes) -> tuple[bytes, str]:
+    """Deflate what does not inflate to so much that readers would refuse it; else the server's limit shall count all of it."""
+    deflate = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    packed = deflate.compress(content) + deflate.flush()
+    if len(content) > _MAX_RATIO * len(packed) + 65_536:
+        return content, "none"
+    return packed, "zlib"
 
 
 def decrypt(document: object, key: bytes, passphrase: str | None, max_bytes: int) -> Plain:
