@@ -221,7 +221,7 @@ class Vault:
             if not right:
                 raise ProofRequired
             return
-        self._reserve_try(row.id)
+        self._reserve_try(row)
         if not right:
             raise WrongPassphrase(self.store.wrong_try(row.id))
         self.store.return_try(row.id)
@@ -235,24 +235,25 @@ class Vault:
             return inside
         if passphrase is None:
             raise PassphraseRequired
-        return self._unlock(row.id, link, inside, passphrase)
+        return self._unlock(row, link, inside, passphrase)
 
-    def _unlock(self, row_id: RowId, link: bytes, locked: Locked, passphrase: str) -> bytes:
+    def _unlock(self, row: Row, link: bytes, locked: Locked, passphrase: str) -> bytes:
         """Open the inner seal on a reserved try, which is given back unless the passphrase is wrong."""
-        self._reserve_try(row_id)
+        self._reserve_try(row)
         try:
             content = locked.unlock(link, passphrase)
         except PassphraseMismatch:
-            raise WrongPassphrase(self.store.wrong_try(row_id)) from None
+            raise WrongPassphrase(self.store.wrong_try(row.id)) from None
         except BaseException:
-            self.store.return_try(row_id)
+            self.store.return_try(row.id)
             raise
-        self.store.return_try(row_id)
+        self.store.return_try(row.id)
         return content
 
-    def _reserve_try(self, row_id: RowId) -> None:
-        if not self.store.reserve_try(row_id):
-            if self.store.peek(row_id) is None:
+    def _reserve_try(self, row: Row) -> None:
+        if not self.store.reserve_try(row.id):
+            # A row without views left was fetched under a lease, and can be again.
+            if row.views_left != 0 and self.store.peek(row.id) is None:
                 raise NotFound
             raise TriesInUse
 

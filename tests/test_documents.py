@@ -408,7 +408,13 @@ def test_proof_is_checked_on_a_reserved_try_only(case: Case) -> None:
         with pytest.raises(TriesInUse):
             case.vault.open(created.link_id, proof=offered)
     case.vault.store.return_try(row_id)
-    assert case.vault.open(created.link_id, proof=proof).views_left == 0
+    opened = case.vault.open(created.link_id, None, "k" * 16, proof)
+    assert opened.views_left == 0
+    assert case.vault.store.reserve_try(row_id)
+    with pytest.raises(TriesInUse):  # and not that it is gone: a lease outlasts a busy moment
+        case.vault.open(created.link_id, None, "k" * 16, proof)
+    case.vault.store.return_try(row_id)
+    assert case.vault.open(created.link_id, None, "k" * 16, proof) == opened
 
 
 def test_document_opens_after_its_key_was_rotated(case: Case) -> None:
