@@ -17,7 +17,8 @@ export function showLink(link, made, audience, copied) {
   find("#link").textContent = link;
   find("#gone").textContent = moment(made.expires_at);
   find("#who").textContent = audience;
-  find("#receipt").href = find("#receipt").textContent = made.receipt;
+  find("#receipt").textContent = made.receipt;
+  find("#receipt").href = made.receipt + location.search; // where the language may stand
   const say = (done) => {
     tell(text(done ? "link-copied" : "copy-failed"), !done);
     if (!done) select(find("#link"));
@@ -37,7 +38,7 @@ export function showLink(link, made, audience, copied) {
   turn(false);
   beginAt(find("h1", place));
   say(copied);
-  draw(link);
+  draw(link).catch(() => (find("#qr").hidden = true)); // the library is not to be had
 }
 
 function turn(writing) {

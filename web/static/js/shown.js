@@ -2,7 +2,6 @@
 
 import { copy, select } from "./clipboard.js";
 import { ask } from "./http.js";
-import { renderMarkdown } from "./markdown.js";
 import { beginAt, copyOf, find, moment, tell } from "./page.js";
 import { plural, text } from "./texts.js";
 
@@ -24,22 +23,24 @@ export function showMessage(plain, about, kept, forget) {
 }
 
 function showText(plain) {
-  const place = find("#message");
-  if (plain.format !== "markdown") place.textContent = plain.text;
-  else {
-    const rich = document.createElement("div");
-    rich.className = "message markdown";
-    rich.id = place.id;
-    rich.dir = "auto";
-    renderMarkdown(plain.text, rich);
-    place.replaceWith(rich);
-  }
+  find("#message").textContent = plain.text;
+  if (plain.format === "markdown") showMarkdown(plain.text).catch(() => {}); // the text stays, if the module is not to be had
   find("#message").hidden = find("#copy").hidden = !plain.text;
   find("#copy").addEventListener("click", async () => {
     const done = await copy(plain.text);
     tell(text(done ? "copied" : "copy-failed"), !done);
     if (!done) select(find("#message"));
   });
+}
+
+async function showMarkdown(source) {
+  const { renderMarkdown } = await import("./markdown.js");
+  const rich = document.createElement("div");
+  renderMarkdown(source, rich);
+  const plain = find("#message");
+  for (const name of ["id", "dir", "tabindex"]) rich.setAttribute(name, plain.getAttribute(name));
+  rich.className = "message markdown";
+  plain.replaceWith(rich);
 }
 
 function showFile({ file, fileName, mediaType }) {
