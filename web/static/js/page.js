@@ -11,8 +11,9 @@ export const wait = (milliseconds) => new Promise((done) => setTimeout(done, mil
 /** A moment as the server's pages write it. @param {string} iso @returns {string} */
 export function moment(iso) {
   const { lang } = document.documentElement;
-  const how = { dateStyle: "long", timeStyle: "short", timeZone: "UTC" };
-  return `${new Date(iso).toLocaleString(lang === "en" ? "en-GB" : lang, how)} UTC`;
+  const locale = lang === "en" ? "en-GB" : lang;
+  const date = new Date(iso).toLocaleDateString(locale, { dateStyle: "long", timeZone: "UTC" });
+  return `${date}, ${new Date(iso).toLocaleTimeString(locale, { timeStyle: "short", timeZone: "UTC" })} UTC`;
 }
 
 /** Say something to who cannot see it, in the live region, which never leaves the page. @param {string} words */
