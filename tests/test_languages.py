@@ -18,6 +18,7 @@ from babel.messages import Catalog
 
 import errors
 from tests import catalogues, serving
+from tests.browser import chromium, visitor
 from tests.requirements import require_program
 from tests.serving import PROJECT, Served
 from web import pages
@@ -399,6 +400,30 @@ def test_creating_takes_the_language_in_the_query_and_still_nothing_else(served:
 def test_query_without_the_language_is_left_as_it_was() -> None:
     assert without_language("a=%FF&lang=en&b=+&lang=pt&c") == "a=%FF&b=+&c"
     assert without_language("a=1&slang=2") == "a=1&slang=2"
+
+
+def test_scripts_speak_the_pages_language_and_keep_the_key_while_it_changes(served: Served) -> None:
+    """The part of the link behind # goes along with the switcher, although the address bar shows it no more."""
+    with chromium() as browser, visitor(browser, served) as page:
+        page.goto("/?lang=pt-BR")
+        page.fill("#message", "olá")
+        page.click("main button[type=submit]")
+        page.wait_for_selector("#made h1")
+        assert page.text_content("#made h1") == "Seu link está pronto"
+        assert page.text_content("#who") == "Só quem tiver o link pode ler isto; este servidor não pode."
+        assert str(page.get_attribute("#receipt", "href")).endswith("?lang=pt-BR")
+        link = str(page.text_content("#link"))
+        assert "lang" not in link
+        page.goto(link)
+        assert page.text_content("h1") == "A message waits for you"
+        assert "#" not in page.url
+        page.click(".languages a[lang=pt-BR]")
+        page.wait_for_selector("html[lang=pt-BR]")
+        page.check("input[name=open]")
+        page.click("#open button[type=submit]")
+        page.wait_for_selector("#main > #message")
+        assert page.text_content("#message") == "olá"
+        assert page.text_content("#left") == "Esta foi a última vez. Ninguém mais pode abri-la: guarde o que precisar."
 
 
 # Answers for scripts
