@@ -9,6 +9,7 @@ const HOLD_MS = 1000;
  */
 export function onHold(button, act, explain) {
   let timer = 0;
+  let held = false; // letting go after the second is no click
   const stop = () => {
     clearTimeout(timer);
     timer = 0;
@@ -18,8 +19,10 @@ export function onHold(button, act, explain) {
     // What a script dispatches is not trusted.
     if (!event.isTrusted || timer) return;
     button.classList.add("holding");
+    held = false;
     timer = setTimeout(() => {
       stop();
+      held = true;
       act();
     }, HOLD_MS);
   };
@@ -33,11 +36,12 @@ export function onHold(button, act, explain) {
     if (!event.repeat) begin(event);
   });
   button.addEventListener("keyup", (event) => {
-    if (event.key === "Enter" || event.key === " ") explain();
+    if (!held && (event.key === "Enter" || event.key === " ")) explain();
   });
   button.addEventListener("click", (event) => {
     event.preventDefault();
-    explain();
+    if (!held) explain();
+    held = false;
   });
   button.addEventListener("contextmenu", (event) => event.preventDefault());
 }
