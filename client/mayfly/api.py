@@ -99,11 +99,15 @@ class Api:
         """Store a message and return the server's answer. Not repeated after a lost answer: that would store it twice."""
         body = json.dumps(fields, separators=(",", ":")).encode()
         headers = {"Content-Type": "application/json", "Content-Length": str(len(body))}
-        created = self._ask("POST", f"{server}/", pauses=(), content=_told(body, progress), headers=headers)
         try:
+            created = self._ask("POST", f"{server}/", pauses=(), content=_told(body, progress), headers=headers)
             return created | {"link": read_link(created["link"]).url, "receipt": read_receipt(created["receipt"])}
         except (KeyError, ValueError, AttributeError):
             raise ServerError(0, _NO_MAYFLY) from None
+        except ServerError as error:
+            if not error.lost:
+                raise
+            raise ServerError(0, f"{error} If the message was stored, nobody has its link: send it again.") from None
 
     def look(self, link: Link) -> Waiting:
         """Ask what waits at a link; uses nothing up."""
