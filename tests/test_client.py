@@ -250,8 +250,10 @@ class CuttingProxy:
 @contextmanager
 def cutting(served: Served, matches: bytes, cuts: int) -> Iterator[CuttingProxy]:
     proxy = CuttingProxy(served.port, matches, cuts)
-    yield proxy
-    proxy.close()
+    try:
+        yield proxy
+    finally:
+        proxy.close()
 
 
 def _through(proxy: CuttingProxy, link: str) -> str:
@@ -490,10 +492,12 @@ def odd_server(handle: Handler, context: ssl.SSLContext | None = None) -> Iterat
         server.socket = context.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    yield f"{'https' if context else 'http'}://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    try:
+        yield f"{'https' if context else 'http'}://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
 
 
 _LINK_PATH = "/message/00000000-0000-4000-8000-000000000000#4uQeVj5tqViQh7yWWGStvkEG1Zmhx6uasJtWCJziofM"
