@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
 
-.PHONY: run test test-long lint audit bench pictures lock clean
+.PHONY: run test test-long lint audit bench pictures catalogues lock clean
 
 run: $(VENV)/.server
 	@exec $(BIN)/python server.py
@@ -31,6 +31,10 @@ bench: $(VENV)/.bench
 # The pictures in docs/images; needs chromium.
 pictures: $(VENV)/.dev
 	$(BIN)/python -m tests.pictures
+
+# Bring web/translations up to date with the texts in code and templates; `make catalogues ARGS=de` begins a language.
+catalogues: $(VENV)/.dev
+	$(BIN)/python -m tests.catalogues $(ARGS)
 
 # Choose newer versions, all with hashes; no file names where they were fetched from.
 lock: $(VENV)/.uv

@@ -58,6 +58,7 @@ _VERIFIER_INFO = b"mayfly key verifier v1"
 _ROW_TAG = b"mayfly row v1\x00"
 _LEASE_TAG = b"mayfly lease v1\x00"
 _RECEIPT_TAG = b"mayfly receipt v1\x00"
+_PROOF_TAG = b"mayfly proof v1\x00"
 
 RFC_9106_LOW_MEMORY = (64 * 1024, 3)
 """KiB and passes of RFC 9106 section 4, second choice, with one lane: ~190 ms. Two concurrent derivations with two lanes
@@ -87,6 +88,11 @@ def lease_hash(link: bytes, idempotency_key: str) -> bytes:
 def receipt_hash(secret: bytes) -> bytes:
     """What is stored of a receipt's secret: 32 bytes."""
     return hashlib.sha256(_RECEIPT_TAG + secret).digest()
+
+
+def proof_hash(link: bytes, proof: str) -> bytes:
+    """What is stored of the proof of an end-to-end encrypted message: 32 bytes, different for each message."""
+    return hashlib.sha256(_PROOF_TAG + link + proof.encode()).digest()
 
 
 # The key ring

@@ -28,7 +28,10 @@ class MessageStore(Protocol):
         """The store's time. Expiry, leases and the purge go by it and by nothing else."""
 
     def put(self, row: NewRow) -> None:
-        """Store a message, whole or not at all. Raises StoreFull at the quota; nothing is evicted for it."""
+        """Store a message, whole or not at all. Raises StoreFull at the quota; nothing is evicted for it.
+
+        The hash of a proof goes with the body, whatever ends it: nobody has a use for it any more but to guess.
+        """
 
     def peek(self, row_id: RowId) -> Row | None:
         """The state of a message that can still be opened by someone new."""

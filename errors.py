@@ -18,11 +18,14 @@
     │   └── OpeningRequired       the message opens by POST only
     ├── TickRequired            a form wants to open without its deliberate tick
     ├── PassphraseRequired      no passphrase was sent; no try was used
+    ├── ProofRequired           an end-to-end encrypted message, and no proof or (without a passphrase) a wrong one
     ├── PassphraseMismatch      what `crypto` knows of a wrong passphrase; `messages` makes it a
     ├── WrongPassphrase           one try was used, no view
     ├── NotSignedIn             the admin token is missing, wrong, or the session has ended
     ├── ForgedRequest           an admin form that did not come from our own page
     ├── LimitReached            too often; later it will work
+    │   ├── TooManyCreates
+    │   ├── TooManySignIns
     │   └── TriesInUse            all tries of a passphrase are reserved at this moment
     └── Unavailable             our fault; nothing was lost or used up, trying again is right
         ├── StoreFull
@@ -30,14 +33,22 @@
         ├── KeyMissing            the key this message was sealed with is not, or not the same, in key.json
         └── Damaged               what is stored does not verify
 
-Messages are shown to people: they say what to do next, and never hold a secret.
+Messages are shown to people: they say what to do next, and never hold a secret. They are written in English, and the pages show
+them in the reader's language: what varies in one is a `%(name)s` of the text, with its value beside it.
 """
 
 from __future__ import annotations
 
+from records import Preview
+
 
 class MayflyError(Exception):
-    """The root of the tree. `str(error)` is one sentence for a person."""
+    """The root of the tree. `str(error)` is a sentence for a person: `text`, in English, with `values` filled in."""
+
+    def __init__(self, text: str = "", **values: object) -> None:
+        super().__init__(text % values if values else text)
+        self.text = text
+        self.values = values
 
 
 class StartRefused(MayflyError):
@@ -59,8 +70,8 @@ class BadRequest(MayflyError):
 class FieldRefused(BadRequest):
     """The field `field` is unknown, missing, repeated or out of its bounds."""
 
-    def __init__(self, field: str, why: str) -> None:
-        super().__init__(why)
+    def __init__(self, field: str, why: str, **values: object) -> None:
+        super().__init__(why, **values)
         self.field = field
 
 
@@ -83,7 +94,7 @@ class BodyTooSlow(BadRequest):
     """The body did not arrive in time."""
 
     def __init__(self, seconds: int) -> None:
-        super().__init__(f"The body did not arrive within {seconds} seconds. Send it again.")
+        super().__init__("The body did not arrive within %(seconds)s seconds. Send it again.", seconds=seconds)
 
 
 class UnsupportedBody(BadRequest):
@@ -117,16 +128,17 @@ class NotFound(MayflyError):
 class MethodRefused(MayflyError):
     """The address exists, the method is not for it. `allow` lists those that are."""
 
-    def __init__(self, allow: str, why: str = "This address does not take that method.") -> None:
+    def __init__(self, why: str, allow: str) -> None:
         super().__init__(why)
         self.allow = allow
 
 
 class OpeningRequired(MethodRefused):
-    """The message is there, but a safe method may not open it."""
+    """The message is there, but a safe method may not open it. `preview` is what may be told of it."""
 
-    def __init__(self) -> None:
-        super().__init__("POST, DELETE", "This message is there and has not been opened. Open it by POST (curl -X POST LINK).")
+    def __init__(self, preview: Preview) -> None:
+        self.preview = preview
+        super().__init__("This message is there and has not been opened. Open it by POST (curl -X POST LINK).", "POST, DELETE")
 
 
 class TickRequired(MayflyError):
@@ -143,6 +155,16 @@ class PassphraseRequired(MayflyError):
         super().__init__("This message needs the passphrase its sender chose. Nothing was used up.")
 
 
+class ProofRequired(MayflyError):
+    """The message is end-to-end encrypted and was asked for without the proof that the whole link gives."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This message is end-to-end encrypted. Open its whole link, with the part after #, in a browser with JavaScript "
+            "or with the mayfly client. Nothing was used up."
+        )
+
+
 class PassphraseMismatch(MayflyError):
     """The passphrase does not open the envelope."""
 
@@ -151,8 +173,12 @@ class WrongPassphrase(MayflyError):
     """One try was used, no view. After the last try the message is destroyed."""
 
     def __init__(self, tries_left: int) -> None:
-        left = {0: "none: the message has been destroyed", 1: "one"}.get(tries_left, str(tries_left))
-        super().__init__(f"That passphrase is wrong. Tries left: {left}.")
+        if tries_left == 0:
+            super().__init__("That passphrase is wrong. Tries left: none: the message has been destroyed.")
+        elif tries_left == 1:
+            super().__init__("That passphrase is wrong. Tries left: one.")
+        else:
+            super().__init__("That passphrase is wrong. Tries left: %(tries_left)s.", tries_left=tries_left)
         self.tries_left = tries_left
 
 
@@ -174,8 +200,22 @@ class LimitReached(MayflyError):
     """Too often; `retry_after` seconds from now it will work."""
 
     def __init__(self, why: str, retry_after: int) -> None:
-        super().__init__(why)
+        super().__init__(why, seconds=retry_after)
         self.retry_after = retry_after
+
+
+class TooManyCreates(LimitReached):
+    """A client has created more messages within a minute than the operator allows."""
+
+    def __init__(self, retry_after: int) -> None:
+        super().__init__("You have created many messages within a minute. Try again in %(seconds)s s.", retry_after)
+
+
+class TooManySignIns(LimitReached):
+    """A client has tried the admin token too often, right or wrong."""
+
+    def __init__(self, retry_after: int) -> None:
+        super().__init__("There were too many attempts to sign in. Try again in %(seconds)s s.", retry_after)
 
 
 class TriesInUse(LimitReached):

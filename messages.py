@@ -29,19 +29,18 @@ from errors import (
     OpeningRequired,
     PassphraseMismatch,
     PassphraseRequired,
+    ProofRequired,
     TriesInUse,
     WrongPassphrase,
 )
 from records import (
-    MAX_LIFETIME_SECONDS,
     MAX_TRIES,
-    MAX_VIEWS,
-    MIN_LIFETIME_SECONDS,
     SECOND,
     Content,
     Counts,
     Created,
     Draft,
+    Encryption,
     KeyId,
     Millis,
     NewRow,
@@ -55,8 +54,6 @@ from records import (
 )
 from sanitize import markdown_to_html
 
-MAX_PASSPHRASE_BYTES = 1024
-FIELDS = frozenset({"message", "expires_in", "views", "passphrase", "format"})
 PURGE_SLICE_ROWS = 200
 """A slice of 200 rows holds the store for 2 ms at most; one `DELETE` of 332,000 rows held it for 1.3–2.9 s (measured)."""
 
@@ -97,12 +94,13 @@ class Vault:
             # Whole seconds, rounded down: what is shown is what holds.
             expires_at=Millis(now - now % SECOND + draft.expires_in * SECOND),
             views=draft.views,
-            tries=None if draft.passphrase is None else MAX_TRIES,
+            tries=MAX_TRIES if draft.passphrase is not None or draft.needs_passphrase else None,
+            proof=None if draft.proof is None else crypto.proof_hash(link.bytes, draft.proof),
             body=sealed,
         )
         self.store.put(row)
         token = base64.urlsafe_b64encode(row.id + secret).decode()
-        return Created(str(link), token, row.expires_at, draft.views, self.store.durability)
+        return Created(str(link), token, row.expires_at, draft.views, self.store.durability, _encryption(row.proof))
 
     def preview(self, link_id: str, idempotency_key: str | None = None) -> Preview:
         """What may be told of a message that someone new, or the holder of that lease, can open. Uses nothing up.
@@ -116,7 +114,7 @@ class Vault:
             if leased is None:
                 raise NotFound
             row = leased[0]
-        return Preview(row.expires_at, row.views_left, row.tries_free is not None)
+        return _preview(row)
 
     def read(self, link_id: str) -> Opened:
         """Return a message that reading does not use up, for safe methods.
@@ -128,15 +126,18 @@ class Vault:
         if found is None:
             raise NotFound
         row, sealed = found
-        if row.views_left is not None or row.tries_free is not None:
-            raise OpeningRequired
+        preview = _preview(row)
+        if not preview.opens_freely:
+            raise OpeningRequired(preview)
         return Opened(_decode(self._unseal(row, link, sealed, None)), row.expires_at, None)
 
-    def open(self, link_id: str, passphrase: str | None = None, idempotency_key: str | None = None) -> Opened:
+    def open(
+        self, link_id: str, passphrase: str | None = None, idempotency_key: str | None = None, proof: str | None = None
+    ) -> Opened:
         """Take one view and return the message; with an idempotency key, the same again while its lease lasts.
 
-        Raises NotFound, PassphraseRequired, WrongPassphrase, TriesInUse, FieldRefused, Damaged, KeyMissing, Unavailable: none of
-        them uses a view up, and only WrongPassphrase a try.
+        Raises NotFound, PassphraseRequired, ProofRequired, WrongPassphrase, TriesInUse, FieldRefused, Damaged, KeyMissing,
+        Unavailable: none of them uses a view up, and only WrongPassphrase a try.
         """
         link = _link_bytes(link_id)
         row_id = crypto.row_id(link)
@@ -145,6 +146,8 @@ class Vault:
         if found is None:
             raise NotFound
         row, sealed = found
+        if row.proof is not None:
+            self._check_proof(row, row.proof, link, proof)
         content = _decode(self._unseal(row, link, sealed, passphrase))
         claim = self.store.claim(row_id, lease, self.lease_seconds)
         if claim is None:
@@ -194,16 +197,34 @@ class Vault:
         return self.store.counts()
 
     def _content(self, draft: Draft) -> Content:
+        if draft.document is not None:
+            if len(draft.document.encode()) > 2 * self.max_message_bytes:
+                raise BodyTooLarge("An encrypted document is at most %(most)s bytes of JSON.", most=2 * self.max_message_bytes)
+            return Content(draft.document, "document")
         message = draft.message
         if not message:
             raise FieldRefused("message", "The message is empty.")
         if "\x00" in message:
             raise FieldRefused("message", "The message holds a NUL character, which text cannot.")
         if len(message.encode()) > self.max_message_bytes:
-            raise BodyTooLarge(f"A message is at most {self.max_message_bytes} bytes of UTF-8.")
+            raise BodyTooLarge("A message is at most %(most)s bytes of UTF-8.", most=self.max_message_bytes)
         if draft.format == "markdown":
             return Content(message, "markdown", markdown_to_html(message))
         return Content(message, "text")
+
+    def _check_proof(self, row: Row, expected: bytes, link: bytes, proof: str | None) -> None:
+        """Let nobody near a view who does not show the proof. A wrong one takes a try only where there is a passphrase to guess."""
+        if proof is None:
+            raise ProofRequired
+        right = hmac.compare_digest(expected, crypto.proof_hash(link, proof))
+        if row.tries_free is None:
+            if not right:
+                raise ProofRequired
+            return
+        self._reserve_try(row)
+        if not right:
+            raise WrongPassphrase(self.store.wrong_try(row.id))
+        self.store.return_try(row.id)
 
     def _unseal(self, row: Row, link: bytes, sealed: Sealed, passphrase: str | None) -> bytes:
         key_id = crypto.key_id_of(sealed)
@@ -214,23 +235,27 @@ class Vault:
             return inside
         if passphrase is None:
             raise PassphraseRequired
-        return self._unlock(row.id, link, inside, passphrase)
+        return self._unlock(row, link, inside, passphrase)
 
-    def _unlock(self, row_id: RowId, link: bytes, locked: Locked, passphrase: str) -> bytes:
+    def _unlock(self, row: Row, link: bytes, locked: Locked, passphrase: str) -> bytes:
         """Open the inner seal on a reserved try, which is given back unless the passphrase is wrong."""
-        if not self.store.reserve_try(row_id):
-            if self.store.peek(row_id) is None:
-                raise NotFound
-            raise TriesInUse
+        self._reserve_try(row)
         try:
             content = locked.unlock(link, passphrase)
         except PassphraseMismatch:
-            raise WrongPassphrase(self.store.wrong_try(row_id)) from None
+            raise WrongPassphrase(self.store.wrong_try(row.id)) from None
         except BaseException:
-            self.store.return_try(row_id)
+            self.store.return_try(row.id)
             raise
-        self.store.return_try(row_id)
+        self.store.return_try(row.id)
         return content
+
+    def _reserve_try(self, row: Row) -> None:
+        if not self.store.reserve_try(row.id):
+            # A row without views left was fetched under a lease, and can be again.
+            if row.views_left != 0 and self.store.peek(row.id) is None:
+                raise NotFound
+            raise TriesInUse
 
     def _require_same_key(self, ring: KeyRing, key_id: KeyId) -> None:
         """Refuse a key that has the id but not the bytes of the one this store knows: a wrong key file."""
@@ -262,61 +287,12 @@ class Vault:
         return Receipt(state, row.created_at, row.expires_at, row.openings, row.views_left if alive else 0)
 
 
-def read_draft(fields: dict[str, object]) -> Draft:
-    """Check the fields of a request to create a message, named as in the HTTP contract, and return them as a Draft.
-
-    Numbers may come as JSON numbers or as text. Raises FieldRefused for an unknown, missing or wrong one.
-    """
-    if not FIELDS.issuperset(fields):
-        # The name is not told: of a form that was not encoded it may be a piece of the message.
-        raise FieldRefused(
-            "",
-            "There is a field that is not known; known are message, expires_in, views, passphrase and format. "
-            "Is the message encoded? (curl: --data-urlencode message=…)",
-        )
-    if "message" not in fields:
-        raise FieldRefused("message", "The field message is missing.")
-    format_ = fields.get("format", "text")
-    if format_ not in ("text", "markdown"):
-        raise FieldRefused("format", "format must be text or markdown.")
-    return Draft(
-        message=_text("message", fields["message"]),
-        expires_in=_whole("expires_in", fields.get("expires_in"), MIN_LIFETIME_SECONDS, MAX_LIFETIME_SECONDS)
-        or MAX_LIFETIME_SECONDS,
-        views=_whole("views", fields.get("views"), 1, MAX_VIEWS),
-        passphrase=read_passphrase(fields.get("passphrase")),
-        format="markdown" if format_ == "markdown" else "text",
-    )
+def _encryption(proof: bytes | None) -> Encryption:
+    return "server" if proof is None else "end-to-end"
 
 
-def read_passphrase(value: object) -> str | None:
-    """Check a passphrase: None, or 1 to 1024 bytes of UTF-8. Raises FieldRefused."""
-    if value is None:
-        return None
-    text = _text("passphrase", value)
-    if not 1 <= len(text.encode()) <= MAX_PASSPHRASE_BYTES:
-        raise FieldRefused("passphrase", f"A passphrase has 1 to {MAX_PASSPHRASE_BYTES} bytes; leave the field out for none.")
-    return text
-
-
-def _text(name: str, value: object) -> str:
-    if not isinstance(value, str):
-        raise FieldRefused(name, f"{name} must be text.")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise FieldRefused(name, f"{name} holds half of a surrogate pair, which is no character.") from None
-    return value
-
-
-def _whole(name: str, value: object, low: int, high: int) -> int | None:
-    if value is None or value == "":
-        return None
-    if isinstance(value, str) and re.fullmatch("[0-9]{1,9}", value):
-        value = int(value)
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise FieldRefused(name, f"{name} must be a whole number from {low} to {high}.")
-    return value
+def _preview(row: Row) -> Preview:
+    return Preview(row.expires_at, row.views_left, row.tries_free is not None, _encryption(row.proof))
 
 
 def _link_bytes(link_id: str) -> bytes:
@@ -338,8 +314,8 @@ def _lease_of(link: bytes, idempotency_key: str | None) -> bytes | None:
 
 def _encode(content: Content) -> bytes:
     message = content.message.encode()
-    if content.format == "text":
-        return b'{"format":"text"}\n' + message
+    if content.format != "markdown":
+        return b'{"format":"%b"}\n' % content.format.encode() + message
     head = {"format": content.format, "message_bytes": len(message)}
     return json.dumps(head).encode() + b"\n" + message + content.html.encode()
 
@@ -347,8 +323,8 @@ def _encode(content: Content) -> bytes:
 def _decode(content: bytes) -> Content:
     head_line, _, rest = content.partition(b"\n")
     head = json.loads(head_line)
-    if head["format"] == "text":
-        return Content(rest.decode(), "text")
+    if head["format"] in ("text", "document"):
+        return Content(rest.decode(), head["format"])
     if head["format"] == "markdown":
         split = head["message_bytes"]
         return Content(rest[:split].decode(), "markdown", rest[split:].decode())

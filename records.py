@@ -23,6 +23,7 @@ Sealed = NewType("Sealed", bytes)
 """An envelope: format version, key id and encrypted bytes, as `crypto` makes them. All that a store ever sees."""
 
 Format = Literal["text", "markdown"]
+Encryption = Literal["server", "end-to-end"]
 State = Literal["waiting", "opened", "burned", "expired", "locked"]
 Ended = Literal["spent", "burned", "locked", "expired"]
 
@@ -42,28 +43,35 @@ MAX_OPENINGS = MAX_VIEWS
 class Draft:
     """A message that someone asks to have stored, its fields already checked.
 
-    `expires_in` is in seconds; `views` None means any number until expiry.
+    `expires_in` is in seconds; `views` None means any number until expiry. A `document` (JSON) was encrypted by its sender and
+    stands instead of `message`: it opens only against `proof`; `needs_passphrase` says whether readers must know one.
     """
 
-    message: str
+    message: str = ""
     expires_in: int = MAX_LIFETIME_SECONDS
     views: int | None = None
     passphrase: str | None = None
     format: Format = "text"
+    document: str | None = None
+    proof: str | None = None
+    needs_passphrase: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What only readers may see. `html` is the sanitized rendering of markdown, empty for text."""
+    """What only readers may see. `html` is the sanitized rendering of markdown, empty for text.
+
+    With end-to-end encryption `message` is the document (JSON) that only the reader's side can open.
+    """
 
     message: str
-    format: Format
+    format: Format | Literal["document"]
     html: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class NewRow:
-    """A message as it is handed to a store. `receipt` is the hash of the receipt's secret (32 bytes)."""
+    """A message as it is handed to a store. `receipt` and `proof` are hashes (32 bytes) of what their holders show."""
 
     id: RowId
     receipt: bytes
@@ -71,12 +79,13 @@ class NewRow:
     expires_at: Millis
     views: int | None
     tries: int | None
+    proof: bytes | None
     body: Sealed
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """The state of a stored message; `tries_free` is None where no passphrase is needed.
+    """The state of a stored message; `tries_free` is None where no passphrase is needed, `proof` where the server can read.
 
     `openings` are the times of the newest openings, oldest first. `ended` is None while the body is there, which
     after its time is until the next purge; what remains afterwards is the receipt's side.
@@ -88,6 +97,7 @@ class Row:
     expires_at: Millis
     views_left: int | None
     tries_free: int | None
+    proof: bytes | None
     openings: tuple[Millis, ...]
     ended: Ended | None
 
@@ -127,6 +137,7 @@ class Created:
     expires_at: Millis
     views: int | None
     durability: Literal["memory", "disk"]
+    encryption: Encryption
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,11 +147,12 @@ class Preview:
     expires_at: Millis
     views_left: int | None
     needs_passphrase: bool
+    encryption: Encryption
 
     @property
     def opens_freely(self) -> bool:
         """Whether reading uses nothing up, so that a safe method may show the message."""
-        return self.views_left is None and not self.needs_passphrase
+        return self.views_left is None and not self.needs_passphrase and self.encryption == "server"
 
 
 @dataclass(frozen=True, slots=True)

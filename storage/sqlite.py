@@ -39,7 +39,7 @@ from records import (
     Sealed,
 )
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _SCHEMA = """
 CREATE TABLE messages (
     n INTEGER PRIMARY KEY,
@@ -49,6 +49,7 @@ CREATE TABLE messages (
     expires_at INTEGER NOT NULL,
     views_left INTEGER,
     tries_free INTEGER,
+    proof BLOB,
     tries_wrong INTEGER NOT NULL DEFAULT 0,
     tried_at INTEGER NOT NULL DEFAULT 0,
     openings TEXT NOT NULL DEFAULT '',
@@ -80,11 +81,12 @@ _WAL_BYTES = 512 * 1024
 _PURGE_BYTES = 512 * 1024
 """How much one slice of the purge deletes, but for a message that is larger by itself."""
 
-_STATE = "m.id, m.receipt, m.created_at, m.expires_at, m.views_left, m.tries_free, m.openings, m.ended"
+_STATE = "m.id, m.receipt, m.created_at, m.expires_at, m.views_left, m.tries_free, m.proof, m.openings, m.ended"
 _OPENING_CHARS = 14  # 13 digits of milliseconds, until the year 2286, and a comma
 
 _INSERT = (
-    "INSERT INTO messages (id, receipt, created_at, expires_at, views_left, tries_free, purge_at) VALUES (?, ?, ?, ?, ?, ?, ?)"
+    "INSERT INTO messages (id, receipt, created_at, expires_at, views_left, tries_free, proof, purge_at) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 )
 _PEEK = (
     f"SELECT {_STATE} FROM messages m WHERE m.id = ? AND m.expires_at > ? AND m.ended IS NULL "
@@ -107,7 +109,7 @@ _CLAIM = (
     "RETURNING n, views_left, expires_at"
 )
 _LAST_LEASE = "SELECT max(until) FROM claims WHERE n = ? AND until > ?"
-_END = f"UPDATE messages SET ended = ?, purge_at = created_at + {RECEIPT_LIFETIME} WHERE n = ?"
+_END = f"UPDATE messages SET ended = ?, proof = NULL, purge_at = created_at + {RECEIPT_LIFETIME} WHERE n = ?"
 _TRY_LAPSES = Millis(60 * SECOND)
 """Checking a passphrase takes 3 s at most: a try reserved for longer belonged to a process that was killed over it."""
 _RESERVE = (
@@ -176,9 +178,11 @@ class SqliteStore:
         if version == 0:
             for statement in _SCHEMA.split(";"):
                 db.execute(statement)
-            db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        elif version == 1:  # made before messages had a proof
+            db.execute("ALTER TABLE messages ADD COLUMN proof BLOB")
         elif version != SCHEMA_VERSION:
             raise StartRefused(f"MAYFLY_DATABASE_URL: {self._path} was written by another version of Mayfly (schema {version})")
+        db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         db.execute("COMMIT")
         return db
 
@@ -195,7 +199,7 @@ class SqliteStore:
         with self._transaction() as db:
             self._check_room(db, len(row.body))
             n = db.execute(
-                _INSERT, (row.id, row.receipt, row.created_at, row.expires_at, row.views, row.tries, row.expires_at)
+                _INSERT, (row.id, row.receipt, row.created_at, row.expires_at, row.views, row.tries, row.proof, row.expires_at)
             ).lastrowid
             db.execute("INSERT INTO bodies VALUES (?, zeroblob(?), ?)", (n, self._shield_bytes, row.body))
 
@@ -205,7 +209,7 @@ class SqliteStore:
 
     def fetch(self, row_id: RowId, lease: bytes | None) -> tuple[Row, Sealed] | None:
         found = self._one(_FETCH, {"id": row_id, "now": self.now(), "lease": lease})
-        return found and (_row(found), Sealed(found[8]))
+        return found and (_row(found), Sealed(found[9]))
 
     def history(self, row_id: RowId) -> Row | None:
         found = self._one(_HISTORY, (row_id, self.now() - RECEIPT_LIFETIME))
@@ -403,9 +407,9 @@ def _destroy(db: sqlite3.Connection, n: int, ended: str) -> None:
 
 
 def _row(found: tuple[Any, ...]) -> Row:
-    row_id, receipt, created_at, expires_at, views_left, tries_free, openings, ended = found[:8]
+    row_id, receipt, created_at, expires_at, views_left, tries_free, proof, openings, ended = found[:9]
     times = tuple(Millis(int(at)) for at in openings.split(",")[:-1])
-    return Row(row_id, receipt, created_at, expires_at, views_left, tries_free, times, ended)
+    return Row(row_id, receipt, created_at, expires_at, views_left, tries_free, proof, times, ended)
 
 
 def _size(path: Path) -> int:

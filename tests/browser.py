@@ -2,6 +2,8 @@
 
 with chromium() as browser, visitor(browser, served) as page:
     for name in walk(served, page): ...
+
+`walk` goes as somebody whose browser runs our scripts, `walk_plain` as one whose browser does not.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Literal
 
 from playwright.sync_api import Browser, Page, sync_playwright
@@ -66,8 +69,12 @@ def visitor(
     width: int = 1440,
     scheme: Literal["light", "dark"] = "light",
     scripts: bool = True,
+    modules: bool = True,
 ) -> Iterator[Page]:
-    """A page of somebody with an address of their own (limits count by address), if the server trusts 127.0.0.1 as a proxy."""
+    """A page of somebody with an address of their own (limits count by address), if the server trusts 127.0.0.1 as a proxy.
+
+    Without `modules` the browser runs scripts, but ours come empty: the pages must do without, and tools can still look at them.
+    """
     context = browser.new_context(
         base_url=served.url,
         viewport={"width": width, "height": 800 if width < 600 else 900},
@@ -77,11 +84,15 @@ def visitor(
         extra_http_headers={"X-Forwarded-For": f"10.0.0.{next(_addresses)}"},
     )
     context.set_default_timeout(10_000)
+    if scripts:
+        context.grant_permissions(["clipboard-read", "clipboard-write"])
+    if not modules:
+        context.route("**/static/js/*.js", lambda route: route.fulfill(body="", content_type="text/javascript"))
     yield context.new_page()
     context.close()
 
 
-def press(page: Page, button: str = "main button") -> None:
+def press(page: Page, button: str = "main form button[type=submit]") -> None:
     """Press a button that sends a form, and wait for the page that answers."""
     with page.expect_navigation():
         page.click(button)
@@ -101,8 +112,129 @@ def sign_in(page: Page, token: str) -> None:
     press(page)
 
 
+def hold(page: Page, milliseconds: int = 1200) -> None:
+    """Press the button that opens a message, and keep it pressed."""
+    page.hover("#hold")
+    page.mouse.down()
+    page.wait_for_timeout(milliseconds)
+    page.mouse.up()
+
+
+def make_link(page: Page, text: str, views: str = "1", passphrase: str = "", format: str = "text", file: Path | None = None) -> str:
+    """Write a message on the page, as scripts do it, and return the link."""
+    page.goto("/")
+    page.fill("#message", text)
+    page.fill("#views", views)
+    page.click("summary")
+    page.fill("#passphrase", passphrase)
+    page.select_option("#format", format)
+    if file:
+        page.set_input_files("#attached", file)
+    page.click("#write [type=submit]")
+    return str(page.locator("#link").text_content())
+
+
+def open_link(page: Page, link: str, passphrase: str = "") -> None:
+    """Go to a link and hold its button until the message is shown."""
+    page.goto("about:blank")
+    page.goto(link)
+    if passphrase:
+        page.fill("#passphrase", passphrase)
+    hold(page)
+    page.wait_for_selector("#lease", state="attached")
+
+
 def walk(served: Served, page: Page) -> Iterator[str]:
-    """Bring `page` to each state of each page in turn, and yield what it is called. Moves the store's clock by a minute."""
+    """Bring `page` to each state that scripts make of a page, and yield what it is called."""
+    yield from _writing(page)
+    yield from _reading(served, page)
+    yield from _following(served, page)
+
+
+def _writing(page: Page) -> Iterator[str]:
+    page.goto("/")
+    yield "write"
+    page.fill("#message", POEM)
+    page.click("summary")
+    page.fill("#passphrase", "under the willow")
+    page.set_input_files("#attached", {"name": "river.txt", "mimeType": "text/plain", "buffer": b"water"})
+    yield "write-more"
+    page.uncheck("#sealed")
+    yield "write-server"
+    page.fill("#views", "1")
+    page.route("**/", lambda route: route.fulfill(status=429, headers={"Retry-After": "7"}, json={}))
+    page.click("#write [type=submit]")
+    page.wait_for_selector("#writing .problem:not(:empty):not(#incapable)")
+    yield "write-refused"
+    page.unroute("**/")
+    make_link(page, POEM)
+    page.wait_for_selector("#qr[width]")
+    yield "link"
+    page.click("#burn")
+    page.wait_for_timeout(600)  # longer than a double click
+    yield "link-sure"
+    page.click("#burn")
+    page.wait_for_selector("#made [data-alive][hidden]", state="attached")
+    yield "link-burned"
+
+
+def _reading(served: Served, page: Page) -> Iterator[str]:
+    link = make_link(page, POEM)
+    page.goto(link)
+    yield "reveal"
+    page.click("#hold")
+    yield "reveal-clicked"
+    hold(page)
+    page.wait_for_selector("#lease")
+    yield "message"
+    page.click("#destroy")
+    page.wait_for_selector("#lease", state="hidden")
+    yield "message-destroyed"
+    link = make_link(page, MARKDOWN, views="3", format="markdown")
+    open_link(page, link)
+    yield "message-markdown"
+    page.goto(link.partition("#")[0])
+    page.evaluate("history.replaceState(null, '')")
+    page.reload()
+    yield "reveal-cut-short"
+    page.goto("/")
+    page.set_input_files("#attached", {"name": "river.txt", "mimeType": "text/plain", "buffer": b"water"})
+    page.click("#write [type=submit]")
+    open_link(page, str(page.locator("#link").text_content()))
+    yield "message-file"
+    link = make_link(page, POEM, passphrase="under the willow")
+    page.goto(link)
+    yield "reveal-passphrase"
+    page.fill("#passphrase", "over the willow")
+    hold(page)
+    page.wait_for_selector("main .problem:not(:empty)")
+    yield "reveal-wrong"
+    message = served.create(POEM, views=1)
+    page.goto(message.path)
+    served.http.post(message.path)
+    hold(page)
+    page.wait_for_selector("#detail")
+    yield "gone"
+    page.goto(served.create(POEM).path)
+    yield "message-free"
+
+
+def _following(served: Served, page: Page) -> Iterator[str]:
+    message = served.create("hello", views=2)
+    page.goto(message.receipt_path)
+    yield "receipt"
+    page.click("#burning button")
+    yield "receipt-sure"
+    served.http.post(message.path)
+    page.wait_for_selector("#state.state-opened")
+    yield "receipt-live"
+
+
+def walk_plain(served: Served, page: Page) -> Iterator[str]:
+    """Bring `page`, which runs none of our scripts, to each state of each page in turn, and yield what it is called.
+
+    Moves the store's clock by a minute.
+    """
     yield from _sending(page)
     yield from _opening(served, page)
     yield from _receipts(served, page)
@@ -114,6 +246,7 @@ def _sending(page: Page) -> Iterator[str]:
     page.goto("/")
     yield "write"
     page.fill("#message", POEM)
+    page.click("summary")
     page.fill("#passphrase", "under the willow")
     yield "write-filled"
     press(page)

@@ -20,10 +20,12 @@ from pathlib import Path
 import pytest
 
 import crypto
+import drafts
 import messages
 import sanitize
 import settings
 from errors import SettingRefused
+from mayfly import envelope
 from server import open_vault
 from tests.requirements import require_program
 from tests.serving import PROJECT, Served
@@ -164,7 +166,7 @@ def test_every_route_has_a_command() -> None:
         "GET /admin": r"curl -s -o /dev/null -w \S+ \S+ http://127.0.0.1:8000/admin\n",
         "POST /admin": r'token="\$token" http://127.0.0.1:8000/admin',
         "POST /delete": r"-X POST .* http://127.0.0.1:8000/delete",
-        "GET /static/<name>": r"http://127.0.0.1:8000/static/icon.svg",
+        "GET /static/<path:name>": r"http://127.0.0.1:8000/static/icon.svg",
         "GET /healthz": r"curl http://127.0.0.1:8000/healthz",
         "GET /readyz": r"curl http://127.0.0.1:8000/readyz",
     }
@@ -194,13 +196,28 @@ def test_every_status_of_success_is_documented() -> None:
 def test_fields_of_a_message_are_documented() -> None:
     """The table of fields names what creating takes, and the bounds that hold."""
     rows = {row[0]: " ".join(row[1:]) for row in _table(HTTP_PAGE, "Create", "field")}
-    assert set(rows) == messages.FIELDS
-    assert (
-        f"{messages.MIN_LIFETIME_SECONDS} to {messages.MAX_LIFETIME_SECONDS} {messages.MAX_LIFETIME_SECONDS}" in rows["expires_in"]
-    )
-    assert f"1 to {messages.MAX_VIEWS}" in rows["views"]
-    assert f"1 to {messages.MAX_PASSPHRASE_BYTES} bytes" in rows["passphrase"]
+    assert set(rows) == drafts.FIELDS
+    assert f"{drafts.MIN_LIFETIME_SECONDS} to {drafts.MAX_LIFETIME_SECONDS} {drafts.MAX_LIFETIME_SECONDS}" in rows["expires_in"]
+    assert f"1 to {drafts.MAX_VIEWS}" in rows["views"]
+    assert f"1 to {drafts.MAX_PASSPHRASE_BYTES} bytes" in rows["passphrase"]
     assert f"{sanitize.MAX_MARKDOWN_BYTES // 1024} KiB" in rows["format"]
+
+
+def test_fields_of_a_document_are_documented() -> None:
+    """All that creating takes instead of a message."""
+    rows = {row[0]: " ".join(row[1:]) for row in _table(HTTP_PAGE, "End to end", "field")}
+    assert set(rows) == drafts.DOCUMENT_FIELDS
+    assert str(drafts.MAX_LIFETIME_SECONDS) in rows["expires_in"]
+
+
+def test_document_shown_opens_with_the_fragment_and_proof_shown() -> None:
+    """The client that made it reads it: a fixed vector."""
+    part = HTTP_PAGE.split("\n## End to end\n", 1)[1].split("\n## ", 1)[0]
+    document = json.loads(re.search(r"^document='(.+)'$", part, flags=re.MULTILINE)[1])  # type: ignore[index]
+    key = envelope.decode_key(re.search(r"`#(\w+)`", part)[1])  # type: ignore[index]
+    assert envelope.decrypt(document, key, None, 1000).text == "The door code is 4711"
+    assert f"\nproof={envelope.proof_of(key, None)}\n" in part
+    assert f"{envelope.PASSPHRASE_ROUNDS:,} rounds" in part
 
 
 def test_states_of_a_receipt_are_documented() -> None:
@@ -241,7 +258,7 @@ def test_every_setting_is_documented_and_no_other() -> None:
 
 def test_settings_named_anywhere_exist() -> None:
     """No page names a MAYFLY_ variable that stops the start."""
-    known = {setting.name for setting in settings.TABLE}
+    known = {setting.name for setting in settings.TABLE} | {"MAYFLY_SERVER"}  # the client's
     for page in [*PAGES, PROJECT / "CHANGELOG.md", PROJECT / "SECURITY.md", PROJECT / "docker-compose.yml", PROJECT / "Dockerfile"]:
         text = page.read_text().replace("MAYFLY_PROT", "")  # the slip that settings.md shows
         assert set(re.findall(r"\bMAYFLY_[A-Z_]*[A-Z]", text)) <= known, page

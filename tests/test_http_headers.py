@@ -190,4 +190,4 @@ def test_pages_hold_nothing_inline_and_nothing_of_others(served: Served, message
         page = answer.body.decode()
         assert not re.search(r"<style|<script(?![^>]*\bsrc=)|\sstyle=|\son[a-z]+=", page)
         addresses = re.findall(r'(?:src|href|action)="([^"]*)"', page)
-        assert all(address.startswith(("/", "#")) and not address.startswith("//") for address in addresses), addresses
+        assert all(address.startswith(("/", "#", "?")) and not address.startswith("//") for address in addresses), addresses

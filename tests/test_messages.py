@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 import crypto
 from crypto import KeyFile
+from drafts import read_draft
 from errors import (
     BodyTooLarge,
     Damaged,
@@ -31,7 +32,7 @@ from errors import (
     Unavailable,
     WrongPassphrase,
 )
-from messages import FIELDS, MAX_PASSPHRASE_BYTES, Vault, read_draft
+from messages import Vault
 from records import Created, Draft, Millis, RowId
 from storage.sqlite import SqliteStore
 from tests.serving import DATABASES
@@ -86,78 +87,6 @@ def vault(server: Server) -> Vault:
 
 def row_of(message: Created) -> RowId:
     return crypto.row_id(uuid.UUID(message.link_id).bytes)
-
-
-# The fields of a request
-
-
-def test_fields_that_are_absent_have_their_defaults() -> None:
-    assert read_draft({"message": "m"}) == Draft("m", WEEK, None, None, "text")
-    assert read_draft({"message": "m", "views": "", "expires_in": ""}) == Draft("m")
-
-
-def test_numbers_come_as_numbers_or_as_text() -> None:
-    for expires_in, views in ((60, 1), ("60", "1"), (WEEK, 100), ("604800", "100"), ("060", "001")):
-        draft = read_draft({"message": "m", "expires_in": expires_in, "views": views, "format": "markdown", "passphrase": "p"})
-        assert draft == Draft("m", int(expires_in), int(views), "p", "markdown")
-
-
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        *[
-            ("expires_in", value)
-            for value in (0, 59, WEEK + 1, -60, 60.0, True, "60s", "1e3", " 60", "٦٠", "0x3c", [60], {}, 10**30)
-        ],
-        *[("views", value) for value in (0, 101, -1, 1.0, True, False, "0", "101", "+1", "1_0", "①", [], "9" * 5000)],
-        *[("message", value) for value in (None, 7, True, [], ["m"], {"m": 1}, b"m", "\ud800", "a\udfff")],
-        *[("passphrase", value) for value in ("", 7, [], "\ud800", "x" * 1025, "é" * 513)],
-        *[("format", value) for value in ("", "html", "Text", None, 1, ["text"], {})],
-    ],
-)
-def test_wrong_field_is_refused_by_its_name(field: str, value: object) -> None:
-    with pytest.raises(FieldRefused) as refused:
-        read_draft({"message": "m", field: value})
-    assert refused.value.field == field
-
-
-def test_missing_message_is_refused() -> None:
-    with pytest.raises(FieldRefused) as refused:
-        read_draft({"views": 1})
-    assert refused.value.field == "message"
-
-
-def test_unknown_field_is_refused_without_repeating_it() -> None:
-    """Of a form that was not encoded it may be a piece of the message."""
-    with pytest.raises(FieldRefused, match="--data-urlencode") as refused:
-        read_draft({"message": "pass", "word=my-secret": ""})
-    assert "my-secret" not in str(refused.value) + refused.value.field
-
-
-def test_longest_passphrase_is_taken() -> None:
-    assert read_draft({"message": "m", "passphrase": "é" * (MAX_PASSPHRASE_BYTES // 2)}).passphrase
-
-
-VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()) | st.binary(max_size=4),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
-    max_leaves=5,
-)
-
-
-@given(fields=st.dictionaries(st.sampled_from(sorted(FIELDS)) | st.text(max_size=5), VALUES, max_size=6))
-@example(fields={"message": "m", "expires_in": float("nan")})
-@example(fields={"message": "m", "views": float("inf")})
-def test_junk_is_a_draft_or_a_refused_field(fields: dict[str, object]) -> None:
-    try:
-        draft = read_draft(fields)
-    except FieldRefused as refusal:
-        assert refusal.field in FIELDS | {""}
-    else:
-        assert draft.message.encode()
-        assert 60 <= draft.expires_in <= WEEK
-        assert draft.views is None or 1 <= draft.views <= 100
-        assert type(draft.expires_in) is int
 
 
 # Creating, reading, opening

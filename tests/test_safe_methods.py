@@ -79,7 +79,7 @@ def rows(served: Served) -> dict[str, list[tuple[Any, ...]]]:
 def paths_of(rule: str, message: CreatedMessage) -> str:
     """A rule with a live message in it. A rule with an argument that is not known here must be added."""
     token = message.receipt_path.rpartition("/")[2]
-    return rule.replace("<link_id>", message.id).replace("<token>", token).replace("<name>", "mayfly.css")
+    return rule.replace("<link_id>", message.id).replace("<token>", token).replace("<path:name>", "mayfly.css")
 
 
 def test_no_safe_method_changes_a_row(served: Served, messages: list[CreatedMessage], tmp_path: Path) -> None:

@@ -177,7 +177,7 @@ def test_with_the_interval_trigger_of_apscheduler_two_years_ahead_spin(tmp_path:
 def due_row(store: SqliteStore, number: int) -> RowId:
     """Put a message whose time is over, whatever year it is."""
     row_id = RowId(number.to_bytes(32, "big"))
-    store.put(NewRow(row_id, bytes(32), LONG_AGO, Millis(LONG_AGO + 60_000), None, None, Sealed(b"body")))
+    store.put(NewRow(row_id, bytes(32), LONG_AGO, Millis(LONG_AGO + 60_000), None, None, None, Sealed(b"body")))
     return row_id
 
 

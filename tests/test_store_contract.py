@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -95,6 +96,7 @@ def new_row(number: int = 0, **changes: Any) -> NewRow:
         expires_at=Millis(NOW + HOUR),
         views=1,
         tries=None,
+        proof=None,
         body=Sealed(b"body %d" % number),
     )
     return replace(row, **changes)
@@ -115,10 +117,10 @@ def claim(store: MessageStore, row_id: RowId, lease: bytes | None = None) -> Cla
 
 def test_stored_message_is_found_whole(store: SqliteStore) -> None:
     body = Sealed(bytes(range(256)) * 200)
-    row_id = put(store, views=3, tries=MAX_TRIES, body=body)
+    row_id = put(store, views=3, tries=MAX_TRIES, proof=bytes(range(32)), body=body)
     row = store.peek(row_id)
     assert row is not None
-    assert (row.id, row.receipt) == (row_id, bytes(32))
+    assert (row.id, row.receipt, row.proof) == (row_id, bytes(32), bytes(range(32)))
     assert (row.created_at, row.expires_at, row.views_left, row.tries_free) == (NOW, NOW + HOUR, 3, MAX_TRIES)
     assert (row.openings, row.ended) == ((), None)
     assert store.fetch(row_id, None) == (row, body)
@@ -496,9 +498,9 @@ def test_purge_leaves_a_message_whose_lease_ended_but_has_views(store: SqliteSto
 
 @pytest.mark.parametrize("end", ["opened", "burned", "locked", "expired"])
 def test_history_stays_eight_days_from_creation_and_then_goes(case: Case, end: str) -> None:
-    """Out of sight to the millisecond, and out of the table with the next purge."""
+    """Out of sight to the millisecond, and out of the table with the next purge. The proof goes before, with the body."""
     store = case.store
-    row_id = put(store, tries=MAX_TRIES)
+    row_id = put(store, tries=MAX_TRIES, proof=bytes(range(32)))
     if end == "opened":
         claim(store, row_id)
     elif end == "burned":
@@ -512,6 +514,7 @@ def test_history_stays_eight_days_from_creation_and_then_goes(case: Case, end: s
     assert store.purge(10) == Purged(0, 0, more=False)
     history = store.history(row_id)
     assert history and history.ended == {"opened": "spent"}.get(end, end)
+    assert history.proof is None
     case.clock.advance(1)
     assert store.history(row_id) is None
     assert store.purge(10) == Purged(0, 1, more=False)
@@ -538,9 +541,9 @@ def test_nothing_of_a_deleted_body_stays_in_the_files(tmp_path: Path) -> None:
     """Overwritten in the file at once, and in the write-ahead log by `tidy`."""
     clock, path = SetClock(), tmp_path / "mayfly.db"
     store = opened(path, clock)
-    canary = b"canary in the coal mine"
+    canary, proof = b"canary in the coal mine", b"the proof that opened the cage !"
     for number in range(20):
-        put(store, number, body=Sealed(canary * 500))
+        put(store, number, proof=proof, body=Sealed(canary * 500))
     for number in range(10):
         claim(store, new_row(number).id)
     clock.advance(HOUR)
@@ -549,7 +552,7 @@ def test_nothing_of_a_deleted_body_stays_in_the_files(tmp_path: Path) -> None:
     store.tidy()
     files = list(tmp_path.iterdir())
     assert len(files) >= 2
-    assert not [file.name for file in files if canary in file.read_bytes()]
+    assert not [file.name for file in files if canary in file.read_bytes() or proof[:8] in file.read_bytes()]
     store.close()
 
 
@@ -694,6 +697,30 @@ def test_what_is_not_our_database_is_refused_and_left_alone(tmp_path: Path) -> N
     assert (tmp_path / "text.db").read_text().startswith("not a database, but")
 
 
+def test_messages_of_the_version_before_stay_and_open(tmp_path: Path) -> None:
+    """Its table has no proofs, and gets them once."""
+    path = tmp_path / "mayfly.db"
+    older = sqlite3.connect(path)
+    older.executescript(sqlite._SCHEMA.replace("    proof BLOB,\n", "") + "PRAGMA user_version = 1;")
+    row = new_row(7, views=2)
+    older.execute(
+        "INSERT INTO messages (id, receipt, created_at, expires_at, views_left, purge_at) VALUES (?, ?, ?, ?, ?, ?)",
+        (row.id, row.receipt, row.created_at, row.expires_at, row.views, row.expires_at),
+    )
+    older.execute("INSERT INTO bodies VALUES (1, ?)", (row.body,))
+    older.commit()
+    older.close()
+    for left in (1, 0):
+        store = opened(path, SetClock())
+        found = store.fetch(row.id, None)
+        assert found
+        assert (found[0].views_left, found[0].proof, found[1]) == (left + 1, None, row.body)
+        assert claim(store, row.id) == Claim(left)
+        proven = put(store, left, proof=bytes(range(32)))
+        assert (peeked := store.peek(proven)) and peeked.proof == bytes(range(32))
+        store.close()
+
+
 def test_store_that_does_not_answer_in_time_is_a_failure_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody else holds the file: StoreFailed, and afterwards everything is as before."""
     monkeypatch.setattr(sqlite, "_BUSY_SECONDS", 0.05)
@@ -753,6 +780,7 @@ class SelectThenDelete(SqliteStore):
     def claim(self, row_id: RowId, lease: bytes | None, lease_seconds: int) -> Claim | None:
         if self.peek(row_id) is None:
             return None
+        time.sleep(0.001)  # as long as a database over a network takes; without it, a busy machine may not switch threads here
         self.burn(row_id, None)
         return Claim(0)
 

@@ -20,6 +20,7 @@ from messages import Vault
 from web import answers, pages
 from web.answers import HTML, Answer
 from web.limits import Limits
+from web.negotiation import wanted_by
 from web.routes import body_of_request, own_origin, respond
 
 SESSION_SECONDS = 30 * 60
@@ -31,7 +32,9 @@ def blueprint(vault: Vault, keys: KeyFile, limits: Limits) -> Blueprint:
 
     def page(session: str, done: str | None = None) -> Response:
         form_token = _form_token(keys, session)
-        return respond(Answer(200, HTML, pages.admin(vault.counts(), form_token, vault.store.durability, done)))
+        return respond(
+            Answer(200, HTML, pages.admin(wanted_by(request.environ), vault.counts(), form_token, vault.store.durability, done))
+        )
 
     def require_token(token: str) -> None:
         client = request.environ["REMOTE_ADDR"]
@@ -45,7 +48,7 @@ def blueprint(vault: Vault, keys: KeyFile, limits: Limits) -> Blueprint:
         try:
             return page(_session(keys))
         except NotSignedIn:
-            return respond(Answer(200, HTML, pages.sign_in()))
+            return respond(Answer(200, HTML, pages.sign_in(wanted_by(request.environ))))
 
     @routes.post("/admin")
     def act() -> Response:
@@ -55,17 +58,21 @@ def blueprint(vault: Vault, keys: KeyFile, limits: Limits) -> Blueprint:
             try:
                 require_token(fields["token"])
             except NotSignedIn:
-                return respond(Answer(401, HTML, pages.sign_in("That is not the admin token."), _CHALLENGE))
+                wanted = wanted_by(request.environ)
+                problem = wanted.language.say("That is not the admin token.")
+                return respond(Answer(401, HTML, pages.sign_in(wanted, problem), _CHALLENGE))
             return _back_with_cookie(_signer(keys).sign(secrets.token_urlsafe(16)).decode(), SESSION_SECONDS)
         session = _session(keys)
         if not hmac.compare_digest(fields.pop("form_token", "").encode(), _form_token(keys, session).encode()):
             raise ForgedRequest
+        language = wanted_by(request.environ).language
         match fields:
             case {"do": "purge", **rest} if not rest:
-                return page(session, _count("Purged", vault.purge()))
+                return page(session, language.count("Purged %(num)s message.", "Purged %(num)s messages.", vault.purge()))
             case {"do": "take-down", "link": link, **rest} if not rest:
-                found = vault.take_down(link)
-                return page(session, "The message was taken down." if found else "There is no message at that link.")
+                if vault.take_down(link):
+                    return page(session, language.say("The message was taken down."))
+                return page(session, language.say("There is no message at that link."))
             case {"do": "sign-out", **rest} if not rest:
                 return _back_with_cookie("", 0)
         raise FieldRefused("", "The form has fields that this page does not have.")
@@ -115,7 +122,7 @@ def _cookie_name() -> str:
 
 def _back_with_cookie(value: str, seconds: int) -> Response:
     secure = request.environ["wsgi.url_scheme"] == "https"
-    answer = Response(status=303, headers={"Location": "/admin"})
+    answer = Response(status=303, headers={"Location": f"/admin{wanted_by(request.environ).lang_query}"})
     answer.set_cookie(_cookie_name(), value, max_age=seconds, path="/", secure=secure, httponly=True, samesite="Strict")
     return answer
 
@@ -134,7 +141,3 @@ def _session(keys: KeyFile) -> str:
 
 def _form_token(keys: KeyFile, session: str) -> str:
     return hmac.new(keys.ring().session_secret(), b"form\x00" + session.encode(), "sha256").hexdigest()
-
-
-def _count(verb: str, count: int) -> str:
-    return f"{verb} {count} message{'' if count == 1 else 's'}."

@@ -8,28 +8,15 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 
-from werkzeug.datastructures import MIMEAccept
-from werkzeug.http import parse_accept_header
-
-from records import Created, Millis, Opened, Receipt
+from records import Created, Millis, Opened, Preview, Receipt
 from web import pages
-
-Kind = Literal["html", "json", "text"]
+from web.negotiation import Wanted
 
 HTML = "text/html; charset=utf-8"
 JSON = "application/json"
 TEXT = "text/plain; charset=utf-8"
-
-_OFFERS: dict[str, Kind] = {
-    "text/html": "html",
-    "application/xhtml+xml": "html",
-    "application/json": "json",
-    "application/problem+json": "json",
-    "text/plain": "text",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,28 +29,6 @@ class Answer:
     headers: tuple[tuple[str, str], ...] = ()
 
 
-def kind_for(environ: dict[str, Any]) -> Kind:
-    """The kind of answer the client prefers; without a preference JSON to a JSON body, else plain text."""
-    preferred = _preferred(environ.get("HTTP_ACCEPT", ""))
-    if preferred:
-        return preferred
-    return "json" if environ.get("CONTENT_TYPE", "").lower().startswith("application/json") else "text"
-
-
-@lru_cache(maxsize=256)
-def _preferred(accept: str) -> Kind | None:
-    if accept in ("", "*/*"):
-        return None
-    ranges = parse_accept_header(accept, MIMEAccept)
-    best = max((quality for _, quality in ranges), default=0)
-    named = {value.lower() for value, quality in ranges if quality == best}
-    for media_type, kind in _OFFERS.items():
-        if media_type in named:
-            return kind
-    match = ranges.best_match(_OFFERS)
-    return _OFFERS[match] if match and "*/*" not in named else None
-
-
 def _json(document: dict[str, Any]) -> bytes:
     return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
 
@@ -73,14 +38,14 @@ def iso(at: Millis) -> str:
     return datetime.fromtimestamp(at // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def created(kind: Kind, base_url: str, message: Created) -> Answer:
+def created(wanted: Wanted, base_url: str, message: Created) -> Answer:
     """201 for a stored message; `base_url` is what its links begin with."""
     link = f"{base_url}/message/{message.link_id}"
     receipt = f"{base_url}/receipt/{message.receipt}"
     location = (("Location", link),)
-    if kind == "html":
-        return Answer(201, HTML, pages.created(message, link, receipt), location)
-    if kind == "text":
+    if wanted.kind == "html":
+        return Answer(201, HTML, pages.created(wanted, message, link, receipt), location)
+    if wanted.kind == "text":
         return Answer(201, TEXT, f"{link}\n".encode(), location)
     document = {
         "id": message.link_id,
@@ -89,16 +54,32 @@ def created(kind: Kind, base_url: str, message: Created) -> Answer:
         "expires_at": iso(message.expires_at),
         "views": message.views,
         "durability": message.durability,
-        "encryption": "server",
+        "encryption": message.encryption,
     }
     return Answer(201, JSON, _json(document), location)
 
 
-def opened(kind: Kind, message: Opened, lease_seconds: int | None = None) -> Answer:
+def waiting(preview: Preview) -> dict[str, Any]:
+    """What a client needs to know before it opens a message."""
+    return {
+        "expires_at": iso(preview.expires_at),
+        "views_left": preview.views_left,
+        "needs_passphrase": preview.needs_passphrase,
+        "encryption": preview.encryption,
+    }
+
+
+def opened(wanted: Wanted, message: Opened, lease_seconds: int | None = None) -> Answer:
     """200 with the message; `lease_seconds` is for the page, to say how long a reload shows it again."""
-    if kind == "html":
-        return Answer(200, HTML, pages.message(message, lease_seconds))
-    if kind == "text":
+    if message.content.format == "document":
+        # Only a program can open it, whatever it accepts.
+        document = json.loads(message.content.message)
+        return Answer(
+            200, JSON, _json({"document": document, "expires_at": iso(message.expires_at), "views_left": message.views_left})
+        )
+    if wanted.kind == "html":
+        return Answer(200, HTML, pages.message(wanted, message, lease_seconds))
+    if wanted.kind == "text":
         return Answer(200, TEXT, message.content.message.encode())
     document = {
         "message": message.content.message,
@@ -109,11 +90,11 @@ def opened(kind: Kind, message: Opened, lease_seconds: int | None = None) -> Ans
     return Answer(200, JSON, _json(document))
 
 
-def receipt(kind: Kind, token: str, found: Receipt) -> Answer:
+def receipt(wanted: Wanted, token: str, found: Receipt) -> Answer:
     """200 with the sender's side of a message."""
-    if kind == "html":
-        return Answer(200, HTML, pages.receipt(token, found))
-    if kind == "text":
+    if wanted.kind == "html":
+        return Answer(200, HTML, pages.receipt(wanted, token, found))
+    if wanted.kind == "text":
         lines = [
             f"state: {found.state}",
             f"created: {iso(found.created_at)}",

@@ -13,17 +13,14 @@ from errors import BodyRefused, Damaged, KeyMissing, MayflyError, MethodRefused,
 from messages import Vault
 from settings import Settings
 from web import admin, routes
-from web.answers import Answer, kind_for
+from web.answers import Answer
 from web.errors import Unexpected
 from web.errors import answer as answer_error
 from web.gate import log_fault
 from web.limits import Limits
+from web.negotiation import wanted_by
 
-_STATIC = {
-    "mayfly.css": "text/css; charset=utf-8",
-    "icon.svg": "image/svg+xml",
-    "mayfly.svg": "image/svg+xml",
-}
+_MEDIA_TYPES = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}
 
 
 def build_app(vault: Vault, keys: KeyFile, settings: Settings, limits: Limits) -> Flask:
@@ -35,9 +32,13 @@ def build_app(vault: Vault, keys: KeyFile, settings: Settings, limits: Limits) -
 
     # Read once: no path that a client chooses reaches the file system.
     folder = Path(__file__).resolve().parent / "static"
-    files = {name: Answer(200, media_type, (folder / name).read_bytes()) for name, media_type in _STATIC.items()}
+    files = {
+        path.relative_to(folder).as_posix(): Answer(200, _MEDIA_TYPES[path.suffix], path.read_bytes())
+        for path in folder.rglob("*")
+        if path.suffix in _MEDIA_TYPES
+    }
 
-    @app.get("/static/<name>")
+    @app.get("/static/<path:name>")
     def static(name: str) -> Response:
         if name not in files:
             raise NotFound
@@ -45,7 +46,7 @@ def build_app(vault: Vault, keys: KeyFile, settings: Settings, limits: Limits) -
 
     @app.errorhandler(Exception)
     def tell(error: Exception) -> Response:
-        return routes.respond(answer_error(_as_ours(error), kind_for(request.environ)))
+        return routes.respond(answer_error(_as_ours(error), wanted_by(request.environ)))
 
     return app
 
@@ -59,7 +60,7 @@ def _as_ours(error: Exception) -> MayflyError:
     if isinstance(error, NoSuchRoute):
         return NotFound()
     if isinstance(error, MethodNotAllowed):
-        return MethodRefused(", ".join(sorted(error.valid_methods or ())))
+        return MethodRefused("This address does not take that method.", ", ".join(sorted(error.valid_methods or ())))
     if isinstance(error, HTTPException) and error.code and error.code < 500:
         return BodyRefused("The request is not well formed.")
     log_fault(error)

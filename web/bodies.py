@@ -41,13 +41,13 @@ def read_body(body: bytes, content_type: str, query: str) -> Body:
     if media_type in ("text/plain", "application/json", "application/x-www-form-urlencoded"):
         _require_utf8(options.get("charset"))
     if media_type == "text/plain":
-        return Body("text", {**_pairs(query, "the query", form=False), "message": _decode(body)})
+        return Body("text", {**_pairs(query, form=False), "message": _decode(body)})
     if query:
         raise BodyRefused("Options go into the body; only text/plain takes them in the query.")
     if media_type == "application/json":
         return Body("json", _json_object(body))
     if media_type == "application/x-www-form-urlencoded":
-        return Body("form", _pairs(_decode(body), "the form", form=True))
+        return Body("form", _pairs(_decode(body), form=True))
     if media_type == "multipart/form-data":
         return Body("form", _multipart(body, options.get("boundary", "")))
     if not body:
@@ -73,13 +73,13 @@ def _add(fields: Fields, name: str, value: object) -> None:
     fields[name] = value
 
 
-def _pairs(text: str, where: str, form: bool) -> Fields:
+def _pairs(text: str, form: bool) -> Fields:
     if not text:
         return {}
     try:
         pairs = parse_qsl(text, keep_blank_values=True, strict_parsing=True, errors="strict", max_num_fields=MAX_FIELDS)
     except ValueError:
-        raise BodyRefused(f"Not every part of {where} is name=value in UTF-8 (with curl use --data-urlencode message=…).") from None
+        raise BodyRefused("Not every part is name=value in UTF-8 (with curl use --data-urlencode message=…).") from None
     fields: Fields = {}
     for name, value in pairs:
         _add(fields, name, value.replace("\r\n", "\n") if form else value)
@@ -132,7 +132,7 @@ def _json_object(body: bytes) -> Fields:
     if not isinstance(document, dict):
         raise BodyRefused("The JSON body must be an object.")
     if _deeper_than(document, MAX_JSON_DEPTH):
-        raise BodyRefused(f"The JSON body is nested deeper than {MAX_JSON_DEPTH} levels.")
+        raise BodyRefused("The JSON body is nested deeper than %(most)s levels.", most=MAX_JSON_DEPTH)
     return document
 
 

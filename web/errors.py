@@ -5,38 +5,41 @@ from __future__ import annotations
 import json
 
 import errors
+from drafts import DOCUMENT_FIELDS, FIELDS
 from errors import LimitReached, MayflyError, MethodRefused, Unavailable, WrongPassphrase
-from messages import FIELDS
 from web import pages
-from web.answers import HTML, TEXT, Answer, Kind
+from web.answers import HTML, TEXT, Answer, waiting
+from web.languages import N_
+from web.negotiation import Wanted
 
 PROBLEM_JSON = "application/problem+json"
 
 # The first row whose class fits.
 TABLE: tuple[tuple[type[MayflyError], int, str], ...] = (
-    (errors.FieldRefused, 400, "A field is not right"),
-    (errors.BodyRefused, 400, "The request is not right"),
-    (errors.LengthRequired, 411, "A length is needed"),
-    (errors.BodyTooLarge, 413, "That is too large"),
-    (errors.BodyTooSlow, 408, "That took too long"),
-    (errors.UnsupportedBody, 415, "That kind of content is not taken"),
-    (errors.UnknownHost, 400, "Another host"),
-    (errors.PrefetchRefused, 403, "Not ahead of time"),
-    (errors.NotFound, 404, "Nothing here"),
-    (errors.OpeningRequired, 405, "Waiting to be opened"),
-    (errors.MethodRefused, 405, "Not that way"),
-    (errors.TickRequired, 400, "Not opened"),
-    (errors.PassphraseRequired, 403, "A passphrase is needed"),
-    (errors.WrongPassphrase, 403, "Wrong passphrase"),
-    (errors.NotSignedIn, 401, "Not signed in"),
-    (errors.ForgedRequest, 403, "Not from this page"),
-    (errors.LimitReached, 429, "Too often"),
-    (errors.Damaged, 500, "Damaged"),
-    (errors.Unavailable, 503, "Not at the moment"),
+    (errors.FieldRefused, 400, N_("A field is not right")),
+    (errors.BodyRefused, 400, N_("The request is not right")),
+    (errors.LengthRequired, 411, N_("A length is needed")),
+    (errors.BodyTooLarge, 413, N_("That is too large")),
+    (errors.BodyTooSlow, 408, N_("That took too long")),
+    (errors.UnsupportedBody, 415, N_("That kind of content is not taken")),
+    (errors.UnknownHost, 400, N_("Another host")),
+    (errors.PrefetchRefused, 403, N_("Not ahead of time")),
+    (errors.NotFound, 404, N_("Nothing here")),
+    (errors.OpeningRequired, 405, N_("Waiting to be opened")),
+    (errors.MethodRefused, 405, N_("Not that way")),
+    (errors.TickRequired, 400, N_("Not opened")),
+    (errors.PassphraseRequired, 403, N_("A passphrase is needed")),
+    (errors.ProofRequired, 403, N_("The whole link is needed")),
+    (errors.WrongPassphrase, 403, N_("Wrong passphrase")),
+    (errors.NotSignedIn, 401, N_("Not signed in")),
+    (errors.ForgedRequest, 403, N_("Not from this page")),
+    (errors.LimitReached, 429, N_("Too often")),
+    (errors.Damaged, 500, N_("Damaged")),
+    (errors.Unavailable, 503, N_("Not at the moment")),
 )
 
 # Any other name may be a piece of a message whose form was not encoded.
-_TELLABLE_FIELDS = FIELDS | {"open", "idempotency_key", "Idempotency-Key", "link"}
+_TELLABLE_FIELDS = FIELDS | DOCUMENT_FIELDS | {"open", "idempotency_key", "Idempotency-Key", "link"}
 
 
 class Unexpected(Unavailable):
@@ -49,22 +52,26 @@ class Unexpected(Unavailable):
 def status_of(error: MayflyError) -> tuple[int, str]:
     """The status and title of an error."""
     if isinstance(error, Unexpected):
-        return 500, "A fault of ours"
+        return 500, N_("A fault of ours")
     return next((status, title) for kind, status, title in TABLE if isinstance(error, kind))
 
 
-def answer(error: MayflyError, kind: Kind) -> Answer:
-    """The error as the client wants to have it told, with the headers it carries."""
+def answer(error: MayflyError, wanted: Wanted) -> Answer:
+    """The error as the client wants to have it told, with the headers it carries. Only pages are translated."""
     status, title = status_of(error)
     detail = str(error)
     headers = _headers(error, status)
-    if kind == "html":
-        return Answer(status, HTML, pages.error(status, title, detail), headers)
-    if kind == "text":
+    if wanted.kind == "html":
+        language = wanted.language
+        page = pages.error(wanted, status, language.say(title), language.say(error.text, **error.values))
+        return Answer(status, HTML, page, headers)
+    if wanted.kind == "text":
         return Answer(status, TEXT, f"{detail}\n".encode(), headers)
     problem: dict[str, object] = {"type": "about:blank", "title": title, "status": status, "detail": detail}
     if isinstance(error, WrongPassphrase):
         problem["tries_left"] = error.tries_left
+    if isinstance(error, errors.OpeningRequired):
+        problem |= waiting(error.preview)
     if isinstance(error, errors.FieldRefused) and error.field in _TELLABLE_FIELDS:
         problem["field"] = error.field
     return Answer(status, PROBLEM_JSON, json.dumps(problem).encode(), headers)

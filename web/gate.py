@@ -32,10 +32,11 @@ from errors import (
     UnsupportedBody,
 )
 from settings import Settings
-from web.answers import Answer, kind_for
-from web.errors import Unexpected
+from web.answers import HTML, JSON, TEXT, Answer
+from web.errors import PROBLEM_JSON, Unexpected
 from web.errors import answer as answer_error
 from web.limits import Limits
+from web.negotiation import wanted_by
 
 Environ = dict[str, Any]
 StartResponse = Callable[..., Any]
@@ -69,10 +70,12 @@ _COMMON_HEADERS = [
 ]
 _CSP = "default-src 'none'; frame-ancestors 'none'; base-uri 'none'"
 _PAGE_CSP = (
-    f"{_CSP}; style-src 'self'; img-src 'self'; form-action 'self'; require-trusted-types-for 'script'; trusted-types 'none'"
+    f"{_CSP}; script-src 'self'; connect-src 'self'; style-src 'self'; img-src 'self'; form-action 'self'; "
+    "require-trusted-types-for 'script'; trusted-types 'none'"
 )
 _HEADERS = [*_COMMON_HEADERS, ("Content-Security-Policy", _CSP)]
 _PAGE_HEADERS = [*_COMMON_HEADERS, ("Content-Security-Policy", _PAGE_CSP)]
+_VARY = {HTML: "Accept, Accept-Language", JSON: "Accept", PROBLEM_JSON: "Accept", TEXT: "Accept"}
 _HSTS = ("Strict-Transport-Security", "max-age=63072000")
 
 _PROBES = ("/healthz", "/readyz")
@@ -107,10 +110,10 @@ class Gate:
             self._admit(environ)
             body = self._application(environ, keep)
         except MayflyError as error:
-            answer = answer_error(error, kind_for(environ))
+            answer = answer_error(error, wanted_by(environ))
         except Exception as fault:
             log_fault(fault)
-            answer = answer_error(Unexpected(), kind_for(environ))
+            answer = answer_error(Unexpected(), wanted_by(environ))
         if answer:
             body = [answer.body]
             sent = [_STATUS_LINES[answer.status], headers_of(answer)]
@@ -177,7 +180,7 @@ class Gate:
             raise BodyRefused("Content-Length must be one decimal number.")
         length = int(announced)
         if length > self._max_body_bytes:
-            raise BodyTooLarge(f"A request body is at most {self._max_body_bytes} bytes.")
+            raise BodyTooLarge("A request body is at most %(most)s bytes.", most=self._max_body_bytes)
         if not length:
             return b""
         if environ.get(BODY_LATE):
@@ -217,7 +220,8 @@ def _deadline(socket: Any) -> Any:
 
 def headers_of(answer: Answer) -> list[tuple[str, str]]:
     """The headers of an answer by itself; the gate adds those that all answers have."""
-    return [("Content-Type", answer.content_type), ("Content-Length", str(len(answer.body))), *answer.headers]
+    vary = [("Vary", _VARY[answer.content_type])] if answer.content_type in _VARY else []
+    return [("Content-Type", answer.content_type), ("Content-Length", str(len(answer.body))), *vary, *answer.headers]
 
 
 def log_fault(fault: BaseException) -> None:

@@ -10,7 +10,7 @@ from limits import RateLimitItemPerMinute
 from limits.storage import MemoryStorage
 from limits.strategies import SlidingWindowCounterRateLimiter
 
-from errors import LimitReached
+from errors import TooManyCreates, TooManySignIns
 
 SIGN_INS_A_MINUTE = 10
 
@@ -24,27 +24,22 @@ class Limits:
         self._sign_ins = RateLimitItemPerMinute(SIGN_INS_A_MINUTE)
 
     def count_create(self, client: str) -> None:
-        """Raise LimitReached if the client has created too many messages within a minute."""
-        if self._creates:
-            self._count(self._creates, "create", client, "You have created many messages within a minute.")
+        """Raise TooManyCreates if the client has created too many messages within a minute."""
+        if self._creates and not self._limiter.hit(self._creates, "create", _network_of(client)):
+            raise TooManyCreates(self._seconds_until(self._creates, "create", client))
 
     def require_sign_in(self, client: str) -> None:
-        """Raise LimitReached if the client has shown wrong admin tokens too often: then not even the right one is looked at."""
+        """Raise TooManySignIns if the client has shown wrong admin tokens too often: then not even the right one is looked at."""
         if not self._limiter.test(self._sign_ins, "sign-in", _network_of(client)):
-            raise self._reached(self._sign_ins, "sign-in", client, "There were too many attempts to sign in.")
+            raise TooManySignIns(self._seconds_until(self._sign_ins, "sign-in", client))
 
     def count_wrong_sign_in(self, client: str) -> None:
         """Remember that the client has shown a wrong admin token."""
         self._limiter.hit(self._sign_ins, "sign-in", _network_of(client))
 
-    def _count(self, item: RateLimitItemPerMinute, what: str, client: str, why: str) -> None:
-        if not self._limiter.hit(item, what, _network_of(client)):
-            raise self._reached(item, what, client, why)
-
-    def _reached(self, item: RateLimitItemPerMinute, what: str, client: str, why: str) -> LimitReached:
+    def _seconds_until(self, item: RateLimitItemPerMinute, what: str, client: str) -> int:
         wait = self._limiter.get_window_stats(item, what, _network_of(client)).reset_time - time.time()
-        seconds = min(60, max(1, math.ceil(wait)))
-        return LimitReached(f"{why} Try again in {seconds} seconds.", seconds)
+        return min(60, max(1, math.ceil(wait)))
 
 
 def _network_of(client: str) -> str:

@@ -1,4 +1,4 @@
-"""The pages, as bytes. Templates are compiled once, escape everything, and know nothing of Flask.
+"""The pages, as bytes. Templates are compiled once a language, escape everything, and know nothing of Flask.
 
 What a person wrote reaches a template only as a value. `verbatim` is for text in `<pre>`: the HTML parser would turn a carriage
 return into a line feed and drop the first line feed of a `<pre>`.
@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
@@ -25,61 +26,73 @@ from records import (
     Receipt,
 )
 from sanitize import MAX_MARKDOWN_BYTES
+from web.languages import LANGUAGES, Language
+from web.negotiation import Wanted
 
 _HERE = Path(__file__).resolve().parent
-LIFETIMES = (
-    (300, "5 minutes"),
-    (3600, "1 hour"),
-    (24 * 3600, "1 day"),
-    (3 * 24 * 3600, "3 days"),
-    (MAX_LIFETIME_SECONDS, "7 days"),
+LIFETIMES: tuple[tuple[int, Literal["minute", "hour", "day"]], ...] = (
+    (300, "minute"),
+    (3600, "hour"),
+    (24 * 3600, "day"),
+    (3 * 24 * 3600, "day"),
+    (MAX_LIFETIME_SECONDS, "day"),
 )
+"""What the page offers: seconds, and the unit to say them in."""
 
 
 def _verbatim(text: str) -> Markup:
     return Markup("\n" + str(escape(text)).replace("\r", "&#13;"))
 
 
-def _moment(at: Millis) -> Markup:
-    when = datetime.fromtimestamp(at // 1000, UTC)
-    return Markup('<time datetime="{}">{}</time>').format(
-        when.strftime("%Y-%m-%dT%H:%M:%SZ"), when.strftime("%-d %B %Y, %H:%M UTC")
-    )
-
-
-def _size(count: int) -> str:
-    """A number of bytes for people: `16 KiB`, `1.5 MiB`. Rounded down, so that no limit is told as more than it is."""
-    for power, unit in ((4, "TiB"), (3, "GiB"), (2, "MiB"), (1, "KiB")):
-        if count >= 1024**power:
-            return f"{count * 10 // 1024**power / 10:g} {unit}"
-    return f"{count} bytes"
-
-
 def _version(name: str) -> str:
     return hashlib.sha256((_HERE / "static" / name).read_bytes()).hexdigest()[:12]
 
 
-_environment = Environment(
-    loader=FileSystemLoader(_HERE / "templates"),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-    auto_reload=False,
-)
-_environment.filters.update(verbatim=_verbatim, moment=_moment, size=_size)
-_environment.globals.update(stylesheet=f"/static/mayfly.css?v={_version('mayfly.css')}")
+_STYLESHEET = f"/static/mayfly.css?v={_version('mayfly.css')}"
 
 
-def _render(name: str, **values: Any) -> bytes:
-    return _environment.get_template(name).render(**values).encode()
+@lru_cache
+def _environment(language: Language) -> Environment:
+    """The templates in one language."""
+    environment = Environment(
+        loader=FileSystemLoader(_HERE / "templates"),
+        extensions=["jinja2.ext.i18n"],
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+    )
+    environment.policies["ext.i18n.trimmed"] = True
+    texts = language.texts
+    environment.install_gettext_callables(texts.gettext, texts.ngettext, newstyle=True)  # type: ignore[attr-defined]
+
+    def moment(at: Millis) -> Markup:
+        machine = datetime.fromtimestamp(at // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return Markup('<time datetime="{}">{}</time>').format(machine, language.moment(at))
+
+    environment.filters.update(verbatim=_verbatim, moment=moment, size=language.size)
+    environment.globals.update(
+        stylesheet=_STYLESHEET,
+        language=language,
+        languages=tuple(LANGUAGES.values()),
+        plural_categories=language.plural_categories(),
+    )
+    return environment
 
 
-def write(max_message_bytes: int, durability: str) -> bytes:
+def _render(name: str, wanted: Wanted, once: bool = False, **values: Any) -> bytes:
+    """`once` marks a page that no address shows again: choosing another language must not lose it."""
+    template = _environment(wanted.language).get_template(name)
+    return template.render(once=once, lang_query=wanted.lang_query, **values).encode()
+
+
+def write(wanted: Wanted, max_message_bytes: int, durability: str) -> bytes:
     """The page to write a message."""
     return _render(
         "write.html",
-        lifetimes=LIFETIMES,
+        wanted,
+        lifetimes=[(seconds, wanted.language.duration(seconds, unit)) for seconds, unit in LIFETIMES],
         max_views=MAX_VIEWS,
         max_message_bytes=max_message_bytes,
         max_markdown_bytes=min(MAX_MARKDOWN_BYTES, max_message_bytes),
@@ -87,36 +100,46 @@ def write(max_message_bytes: int, durability: str) -> bytes:
     )
 
 
-def created(message: Created, link: str, receipt_link: str) -> bytes:
+def created(wanted: Wanted, message: Created, link: str, receipt_link: str) -> bytes:
     """The link was made."""
-    return _render("created.html", message=message, link=link, receipt_link=receipt_link)
+    return _render("created.html", wanted, once=True, message=message, link=link, receipt_link=receipt_link)
 
 
-def reveal(preview: Preview, idempotency_key: str, problem: str | None = None) -> bytes:
+def reveal(
+    wanted: Wanted, preview: Preview, idempotency_key: str, lease_seconds: int, max_message_bytes: int, problem: str | None = None
+) -> bytes:
     """A message waits to be opened by a deliberate act; `problem` is what was wrong with the last try."""
-    return _render("reveal.html", preview=preview, idempotency_key=idempotency_key, problem=problem)
+    return _render(
+        "reveal.html",
+        wanted,
+        preview=preview,
+        idempotency_key=idempotency_key,
+        lease_seconds=lease_seconds,
+        max_message_bytes=max_message_bytes,
+        problem=problem,
+    )
 
 
-def message(opened: Opened, lease_seconds: int | None) -> bytes:
+def message(wanted: Wanted, opened: Opened, lease_seconds: int | None) -> bytes:
     """A message, shown."""
-    return _render("message.html", opened=opened, lease_seconds=lease_seconds)
+    return _render("message.html", wanted, once=opened.views_left is not None, opened=opened, lease_seconds=lease_seconds)
 
 
-def receipt(token: str, found: Receipt) -> bytes:
+def receipt(wanted: Wanted, token: str, found: Receipt) -> bytes:
     """The sender's side."""
-    return _render("receipt.html", token=token, receipt=found)
+    return _render("receipt.html", wanted, token=token, receipt=found)
 
 
-def sign_in(problem: str | None = None) -> bytes:
+def sign_in(wanted: Wanted, problem: str | None = None) -> bytes:
     """The admin's door."""
-    return _render("sign_in.html", problem=problem)
+    return _render("sign_in.html", wanted, problem=problem)
 
 
-def admin(counts: Counts, form_token: str, durability: str, done: str | None = None) -> bytes:
+def admin(wanted: Wanted, counts: Counts, form_token: str, durability: str, done: str | None = None) -> bytes:
     """Counts and the purge; `done` says what the last form did."""
-    return _render("admin.html", counts=counts, form_token=form_token, durability=durability, done=done)
+    return _render("admin.html", wanted, counts=counts, form_token=form_token, durability=durability, done=done)
 
 
-def error(status: int, title: str, detail: str) -> bytes:
+def error(wanted: Wanted, status: int, title: str, detail: str) -> bytes:
     """What went wrong, and what to do next."""
-    return _render("error.html", status=status, title=title, detail=detail)
+    return _render("error.html", wanted, status=status, title=title, detail=detail)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import replace
+from typing import NamedTuple
 
 from flask import Blueprint, Response, request
 
+from drafts import FIELDS, read_draft, read_passphrase, read_proof
 from errors import (
     BodyRefused,
     FieldRefused,
@@ -14,17 +16,21 @@ from errors import (
     NotFound,
     OpeningRequired,
     PassphraseRequired,
+    ProofRequired,
     TickRequired,
     TriesInUse,
     WrongPassphrase,
 )
-from messages import FIELDS, Vault, read_draft, read_passphrase
+from messages import Vault
+from records import Preview
 from settings import Settings
 from web import answers, pages
-from web.answers import HTML, TEXT, Answer, kind_for
+from web.answers import HTML, TEXT, Answer
 from web.bodies import Body, read_body
 from web.errors import answer as answer_error
 from web.gate import headers_of
+from web.languages import without_language
+from web.negotiation import Wanted, wanted_by
 
 _MAY_BE_EMPTY = FIELDS - {"message"}
 """What an empty field of a form leaves at its default. Any other empty field may be a piece of a message that was not encoded."""
@@ -36,39 +42,42 @@ def blueprint(vault: Vault, settings: Settings) -> Blueprint:
 
     @routes.get("/")
     def write() -> Response:
-        return respond(Answer(200, HTML, pages.write(settings.max_message_bytes, vault.store.durability)))
+        return respond(
+            Answer(200, HTML, pages.write(wanted_by(request.environ), settings.max_message_bytes, vault.store.durability))
+        )
 
     @routes.post("/")
     def create() -> Response:
-        body = body_of_request(request.environ.get("QUERY_STRING", ""))
+        body = body_of_request(without_language(request.environ.get("QUERY_STRING", "")))
         fields = {
             name: value
             for name, value in body.fields.items()
             if not (body.kind == "form" and value == "" and name in _MAY_BE_EMPTY)
         }
         message = vault.create(read_draft(fields))
-        return respond(answers.created(kind_for(request.environ), settings.public_url or own_origin(), message))
+        return respond(answers.created(wanted_by(request.environ), settings.public_url or own_origin(), message))
 
     @routes.get("/message/<link_id>")
     def look(link_id: str) -> Response:
-        kind = kind_for(request.environ)
+        wanted = wanted_by(request.environ)
         try:
-            return respond(answers.opened(kind, vault.read(link_id)))
-        except OpeningRequired:
-            if kind != "html":
+            return respond(answers.opened(wanted, vault.read(link_id)))
+        except OpeningRequired as waiting:
+            if wanted.kind != "html":
                 raise
-            return respond(Answer(200, HTML, pages.reveal(vault.preview(link_id), secrets.token_urlsafe(24))))
+            return respond(Answer(200, HTML, _reveal(wanted, vault, waiting.preview)))
 
     @routes.post("/message/<link_id>")
     def open_(link_id: str) -> Response:
-        kind = kind_for(request.environ)
+        wanted = wanted_by(request.environ)
         try:
-            passphrase, key = _opening(body_of_request(), vault, link_id)
-            return respond(answers.opened(kind, vault.open(link_id, passphrase, key), vault.lease_seconds if key else None))
-        except (TickRequired, PassphraseRequired, WrongPassphrase, TriesInUse) as problem:
-            if kind != "html":
+            opening = _opening(body_of_request(), vault, link_id)
+            lease_seconds = vault.lease_seconds if opening.idempotency_key else None
+            return respond(answers.opened(wanted, vault.open(link_id, *opening), lease_seconds))
+        except (TickRequired, PassphraseRequired, ProofRequired, WrongPassphrase, TriesInUse) as problem:
+            if wanted.kind != "html":
                 raise
-            return respond(_reveal_again(vault, link_id, problem))
+            return respond(_reveal_again(wanted, vault, link_id, problem))
 
     @routes.delete("/message/<link_id>")
     def confirm(link_id: str) -> Response:
@@ -77,17 +86,17 @@ def blueprint(vault: Vault, settings: Settings) -> Blueprint:
 
     @routes.get("/receipt/<token>")
     def receipt(token: str) -> Response:
-        return respond(answers.receipt(kind_for(request.environ), token, vault.receipt(token)))
+        return respond(answers.receipt(wanted_by(request.environ), token, vault.receipt(token)))
 
     @routes.delete("/receipt/<token>")
     def burn(token: str) -> Response:
-        return respond(answers.receipt(kind_for(request.environ), token, vault.burn(token)))
+        return respond(answers.receipt(wanted_by(request.environ), token, vault.burn(token)))
 
     @routes.post("/receipt/<token>")
     def burn_by_form(token: str) -> Response:
         if body_of_request().fields != {"burn": "yes"}:
             raise FieldRefused("burn", "To burn the message, send burn=yes.")
-        return respond(answers.receipt(kind_for(request.environ), token, vault.burn(token)))
+        return respond(answers.receipt(wanted_by(request.environ), token, vault.burn(token)))
 
     @routes.get("/healthz")
     def alive() -> Response:
@@ -119,8 +128,16 @@ def own_origin() -> str:
     return f"{request.environ['wsgi.url_scheme']}://{request.environ['HTTP_HOST']}"
 
 
-def _opening(body: Body, vault: Vault, link_id: str) -> tuple[str | None, str | None]:
-    """Check a request to open a message; return passphrase and idempotency key.
+class Opening(NamedTuple):
+    """What a request to open a message brings."""
+
+    passphrase: str | None
+    idempotency_key: str | None
+    proof: str | None
+
+
+def _opening(body: Body, vault: Vault, link_id: str) -> Opening:
+    """Check a request to open a message.
 
     Whether the message exists is told before what is wrong with the form, so that a link that is gone answers alike to all.
     """
@@ -129,20 +146,27 @@ def _opening(body: Body, vault: Vault, link_id: str) -> tuple[str | None, str | 
     if body.kind == "text":
         raise BodyRefused("Open with an empty body, a form or JSON.")
     form_key, ticked = fields.pop("idempotency_key", None), fields.pop("open", None)
-    passphrase = fields.pop("passphrase", None) or None
+    passphrase, proof = fields.pop("passphrase", None) or None, fields.pop("proof", None) or None
     if fields or not isinstance(form_key, str | None) or (header_key and form_key):
-        raise FieldRefused("", "Opening takes the fields open, passphrase and idempotency_key, or the header Idempotency-Key.")
+        raise FieldRefused(
+            "", "Opening takes the fields open, passphrase, proof and idempotency_key, or the header Idempotency-Key."
+        )
     key = header_key or form_key or None
     if body.kind == "form" and ticked != "yes":
         vault.preview(link_id, key)
         raise TickRequired
-    return read_passphrase(passphrase), key
+    return Opening(read_passphrase(passphrase), key, read_proof(proof))
 
 
-def _reveal_again(vault: Vault, link_id: str, problem: MayflyError) -> Answer:
-    refusal = answer_error(problem, "html")
+def _reveal(wanted: Wanted, vault: Vault, preview: Preview, problem: str | None = None) -> bytes:
+    """The page to open a message, with a lease key of its own."""
+    return pages.reveal(wanted, preview, secrets.token_urlsafe(24), vault.lease_seconds, vault.max_message_bytes, problem)
+
+
+def _reveal_again(wanted: Wanted, vault: Vault, link_id: str, problem: MayflyError) -> Answer:
+    refusal = answer_error(problem, wanted)
     try:
-        page = pages.reveal(vault.preview(link_id), secrets.token_urlsafe(24), str(problem))
+        page = _reveal(wanted, vault, vault.preview(link_id), wanted.language.say(problem.text, **problem.values))
     except NotFound:
         return refusal
     return replace(refusal, body=page)

@@ -1,0 +1,102 @@
+/** The page to write a message: encrypt here unless told otherwise, make the link, copy it, all in one act. */
+
+import { encodeKey, utf8 } from "./bytes.js";
+import { copy } from "./clipboard.js";
+import { encrypt, newKey } from "./envelope.js";
+import { takeFiles } from "./files.js";
+import { Lost, ask } from "./http.js";
+import { showLink } from "./made.js";
+import { during, find, refusal, tell } from "./page.js";
+import { proofOf } from "./proof.js";
+import { text } from "./texts.js";
+
+const form = find("#write");
+const { message, expires_in, views, passphrase, format, sealed, attached } = form.elements;
+const button = find("[type=submit]", form);
+const maxBytes = Number(form.dataset.maxBytes);
+
+/** Whether this browser can encrypt: it needs https or this very machine, and streams that deflate. */
+function canEncrypt() {
+  try {
+    return Boolean(crypto.subtle && new CompressionStream("deflate-raw"));
+  } catch {
+    return false;
+  }
+}
+
+/** Say who will be able to read what is being written. */
+function describe() {
+  if (!sealed.checked && attached.files.length) {
+    attached.value = "";
+    tell(text("file-needs-encryption"), true);
+  }
+  attached.disabled = !sealed.checked;
+  message.required = !attached.files.length;
+  find("#take-away").hidden = message.required;
+  const who = `${sealed.checked ? "sealed" : "server"}${passphrase.value ? "-passphrase" : ""}`;
+  find("#audience").textContent = text(`audience-${who}`);
+  find("#explained-sealed").hidden = !sealed.checked;
+  find("#explained-server").hidden = sealed.checked;
+}
+
+async function draft() {
+  const common = { expires_in: expires_in.value, ...(views.value && { views: views.value }) };
+  const secret = passphrase.value;
+  if (!sealed.checked) {
+    return { key: "", json: { message: message.value, format: format.value, ...(secret && { passphrase: secret }), ...common } };
+  }
+  const file = attached.files[0];
+  if (utf8(message.value).length + (file?.size ?? 0) > maxBytes) throw new Error(text("too-large"));
+  const plain = { text: message.value, format: format.value, file: null, fileName: "", mediaType: "" };
+  if (file) {
+    plain.file = new Uint8Array(await file.arrayBuffer());
+    plain.fileName = file.name;
+    plain.mediaType = file.type || "application/octet-stream";
+  }
+  const key = newKey();
+  const [document, proof] = await Promise.all([encrypt(plain, key, secret), proofOf(key, secret)]);
+  return { key: `#${encodeKey(key)}`, json: { document, proof, needs_passphrase: Boolean(secret), ...common } };
+}
+
+/** @returns {Promise<{link: string, made: object}>} @throws {Error} with the sentence to show */
+async function create() {
+  const { key, json } = await during(text("encrypting"), draft());
+  const bar = find("[data-progress]");
+  const sending = ask("POST", "/", { json, onUpload: (part) => (bar.value = part) });
+  const answer = await during(text("sending"), sending).catch((error) => {
+    throw error instanceof Lost ? new Error(`${text("no-answer")} ${text("draft-kept")}`) : error;
+  });
+  if (answer.status !== 201) throw new Error(`${refusal(answer)} ${text("draft-kept")}`);
+  return { link: answer.body.link + key, made: answer.body };
+}
+
+form.addEventListener("submit", async (event) => {
+  event.preventDefault();
+  if (form.inert) return;
+  tell("");
+  form.inert = true;
+  const creating = create();
+  const copying = copy(creating.then(({ link }) => link)); // now, while the gesture counts
+  try {
+    const { link, made } = await creating;
+    showLink(link, made, find("#audience").textContent, await copying);
+    form.reset();
+    describe();
+  } catch (error) {
+    tell(error.message, true);
+  }
+  form.inert = false;
+  if (!find("#writing").hidden) button.focus();
+});
+
+form.addEventListener("keydown", (event) => {
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
+});
+
+for (const part of document.querySelectorAll("[data-scripted]")) part.hidden = false;
+sealed.checked = sealed.defaultChecked = canEncrypt();
+sealed.disabled = !sealed.checked;
+find("#incapable").hidden = sealed.checked;
+form.addEventListener("input", describe);
+takeFiles(form, attached, maxBytes, describe);
+describe();
