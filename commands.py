@@ -10,12 +10,13 @@ from pathlib import Path
 import click
 
 import crypto
+import messages
+from database import open_database
 from errors import StartRefused
-from messages import Vault
 from settings import Settings
 
 
-def build_commands(serve: Callable[[], None], open_vault: Callable[[Settings], Vault]) -> click.Group:
+def build_commands(serve: Callable[[], None]) -> click.Group:
     """The command `python server.py`; without a subcommand it serves."""
 
     @click.group(invoke_without_command=True)
@@ -36,9 +37,9 @@ def build_commands(serve: Callable[[], None], open_vault: Callable[[Settings], V
         settings = Settings.from_environ(os.environ)
         if settings.embedded:
             raise StartRefused("the memory store lives inside the server, which purges it; POST /delete asks it to")
-        vault = open_vault(settings)
-        click.echo(f"purged {vault.purge()}")
-        vault.store.close()
+        store = open_database(settings)
+        click.echo(f"purged {messages.purge(store)}")
+        store.close()
 
     @cli.group()
     def keys() -> None:

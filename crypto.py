@@ -66,7 +66,7 @@ deadlock in cryptography 50."""
 _MAX_ARGON2 = (256 * 1024, 10)
 _ARGON2_AT_ONCE = 4
 """Four derivations take 256 MiB; 64 at once were measured at 3.2 GB."""
-_ARGON2_WAIT_SECONDS = 2.0
+_ARGON2_WAIT_SECONDS = 5.0
 _argon2_turn = threading.BoundedSemaphore(_ARGON2_AT_ONCE)
 
 _log = logging.getLogger("mayfly.keys")

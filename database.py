@@ -79,6 +79,9 @@ class MessageStore(Protocol):
     def same_key(self, key_id: KeyId, verifier: bytes) -> bool:
         """Remember the verifier of a key at its first use; later tell whether the key is still the same."""
 
+    def health(self) -> None:
+        """Raise StoreFailed unless the store answers. Costs nothing that grows with the store."""
+
     def counts(self) -> Counts:
         """What is stored, for the admin."""
 

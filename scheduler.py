@@ -16,8 +16,9 @@ from typing import Any
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.base import BaseTrigger
 
+from database import MessageStore
 from errors import MayflyError
-from messages import Vault
+from messages import purge
 
 _log = logging.getLogger("mayfly.scheduler")
 
@@ -33,13 +34,13 @@ class EveryFromNow(BaseTrigger):  # type: ignore[misc]
 
 
 class PurgeScheduler:
-    """Purges a vault every `seconds`, in a thread of its own, until stopped.
+    """Purges a store every `seconds`, in a thread of its own, until stopped.
 
     Of several processes that share a store exactly one purges; another takes over when it ends.
     """
 
-    def __init__(self, vault: Vault, seconds: float) -> None:
-        self._vault = vault
+    def __init__(self, store: MessageStore, seconds: float) -> None:
+        self._store = store
         self._seconds = seconds
         self._last_run = time.monotonic()
         self._stopped = threading.Event()
@@ -54,15 +55,15 @@ class PurgeScheduler:
         self._watchdog.start()
 
     def stop(self) -> None:
-        """Stop planning; a purge under way ends its slice."""
+        """Stop planning. A purge under way goes on, and ends with the process: each of its slices stands by itself."""
         self._stopped.set()
         self._scheduler.shutdown(wait=False)
 
     def _run(self) -> None:
         self._last_run = time.monotonic()
         try:
-            if self._vault.store.may_purge():
-                purged = self._vault.purge()
+            if self._store.may_purge():
+                purged = purge(self._store)
                 if purged:
                     _log.info("purged %d messages", purged)
         except MayflyError as error:

@@ -27,6 +27,7 @@ from web.rsgi import RsgiServer
 
 HEADER_MILLISECONDS = 10_000
 CONNECTIONS = 1024
+_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - looked up, not bound
 
 
 def create_app(settings: Settings | None = None, now: Clock | None = None) -> Gate:
@@ -38,7 +39,7 @@ def create_app(settings: Settings | None = None, now: Clock | None = None) -> Ga
     _log_to_stderr(settings.log_level)
     vault = open_vault(settings, now)
     if settings.purge_seconds:
-        purge = PurgeScheduler(vault, settings.purge_seconds)
+        purge = PurgeScheduler(vault.store, settings.purge_seconds)
         purge.start()
         atexit.register(purge.stop)
     limits = Limits(settings.create_rate)
@@ -53,7 +54,8 @@ def open_vault(settings: Settings, now: Clock | None = None) -> Vault:
     path = settings.key_file or default_key_path()
     if settings.embedded and settings.key_file is None and not os.path.exists(path):  # noqa: PTH110 - this one never raises
         create_key_file(path)
-    return Vault(open_database(settings, now), KeyFile(path), settings.lease_seconds, settings.max_message_bytes)
+    keys = KeyFile(path)
+    return Vault(open_database(settings, now), keys, settings.lease_seconds, settings.max_message_bytes)
 
 
 def serve(settings: Settings | None = None, now: Clock | None = None) -> None:
@@ -87,11 +89,17 @@ def serve(settings: Settings | None = None, now: Clock | None = None) -> None:
         loop.add_signal_handler(signal.SIGHUP, lambda: None)
         await server.serve()
 
-    url = settings.public_url or f"http://{f'[{settings.host}]' if ':' in settings.host else settings.host}:{settings.port}"
-    print(f"Mayfly serves {url}")
+    url = settings.public_url or _local_url(settings)
+    print(f"Mayfly serves {url}" + (" and this machine's other addresses" if settings.host in _EVERYWHERE else ""))
     key_file = settings.key_file or default_key_path()
     print(f"Keys are in {key_file}; the admin token is its field admin_token, for {url}/admin", flush=True)
     uvloop.run(run())
+
+
+def _local_url(settings: Settings) -> str:
+    """Where this machine reaches the server, by a name that it answers to."""
+    host = _EVERYWHERE.get(settings.host, settings.host)
+    return f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
 
 
 def _require_free_address(host: str, port: int) -> None:
@@ -120,7 +128,7 @@ def _log_to_stderr(level: int) -> None:
 def main() -> None:
     """The operator's commands; a refusal to start is one line and exit code 1."""
     try:
-        build_commands(serve, open_vault)(standalone_mode=True)
+        build_commands(serve)(standalone_mode=True)
     except StartRefused as refusal:
         sys.exit(f"mayfly: {refusal}")
 

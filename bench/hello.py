@@ -1,6 +1,7 @@
 """The least that Flask can do, to measure against.
 
-`app` is for granian's WSGI interface, the cheapest way to serve it; `python -m bench.hello PORT` serves it as Mayfly is served.
+`app` is for granian's WSGI interface, the cheapest way to serve it; `python -m bench.hello PORT` serves it as Mayfly is
+served, gate and all.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ from flask import Flask
 from granian.constants import HTTPModes, Interfaces
 from granian.server.embed import Server
 
+from settings import Settings
+from web.gate import Gate
+from web.limits import Limits
 from web.rsgi import RsgiServer
 
 app = Flask("hello")
@@ -26,7 +30,7 @@ def hello() -> str:
 
 async def _serve(port: int) -> None:
     server = Server(
-        RsgiServer(app, 1024),
+        RsgiServer(Gate(app, Settings(), Limits(0)), 1024),
         address="127.0.0.1",
         port=port,
         interface=Interfaces.RSGI,

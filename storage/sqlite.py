@@ -216,8 +216,8 @@ class SqliteStore:
         return found and _row(found)
 
     def claim(self, row_id: RowId, lease: bytes | None, lease_seconds: int) -> Claim | None:
-        now = self.now()
         with self._transaction() as db:
+            now = self.now()  # within: whoever had to wait may have come too late
             if lease and (repeated := db.execute(_LEASED, (row_id, lease, now, now)).fetchone()):
                 return Claim(repeated[0])
             taken = db.execute(_CLAIM, {"id": row_id, "now": now}).fetchone()
@@ -232,8 +232,8 @@ class SqliteStore:
             return Claim(views_left)
 
     def confirm(self, row_id: RowId, lease: bytes) -> bool:
-        now = self.now()
         with self._transaction() as db:
+            now = self.now()
             found = db.execute(
                 "SELECT n, views_left FROM messages WHERE id = ? AND expires_at > ? AND ended IS NULL", (row_id, now)
             ).fetchone()
@@ -286,8 +286,8 @@ class SqliteStore:
     # The purge
 
     def purge(self, slice_rows: int) -> Purged:
-        now = self.now()
         with self._transaction() as db:
+            now = self.now()
             due = _slice(db.execute(_DUE, (now, slice_rows)))
             lapsed = db.execute(
                 "DELETE FROM claims WHERE rowid IN (SELECT rowid FROM claims WHERE until <= ? LIMIT ?)", (now, slice_rows)
@@ -303,7 +303,9 @@ class SqliteStore:
     def tidy(self) -> None:
         if self._path and _size(self._wal):
             with self._lock, _faults():
-                self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                busy: int = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+            if busy:  # another process reads or writes: what was deleted still stands in the log
+                raise StoreFailed
 
     def may_purge(self) -> bool:
         if self._path is None or self._purge_lock is not None:
@@ -325,6 +327,9 @@ class SqliteStore:
             db.execute("INSERT OR IGNORE INTO keys VALUES (?, ?)", (key_id, verifier))
             (known,) = db.execute("SELECT verifier FROM keys WHERE id = ?", (key_id,)).fetchone()
             return bool(known == verifier)
+
+    def health(self) -> None:
+        self._one("SELECT 1", ())
 
     def counts(self) -> Counts:
         with self._lock, _faults():

@@ -343,7 +343,7 @@ def test_purge_goes_on_after_the_store_failed(tmp_path: Path, vault: Vault, capl
     due_row(vault.store, 1)
     other = sqlite3.connect(tmp_path / "mayfly.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
-    purge = PurgeScheduler(vault, 0.1)
+    purge = PurgeScheduler(vault.store, 0.1)
     purge.start()
     try:
         eventually(lambda: sum("the purge failed" in message for message in caplog.messages) >= 2, "it failed twice")
@@ -359,7 +359,7 @@ def test_purge_goes_on_after_the_store_failed(tmp_path: Path, vault: Vault, capl
 def test_stopped_purge_has_no_threads_and_runs_no_more(tmp_path: Path, vault: Vault) -> None:
     assert isinstance(vault.store, SqliteStore)
     before = set(threading.enumerate())
-    purge = PurgeScheduler(vault, 0.1)
+    purge = PurgeScheduler(vault.store, 0.1)
     purge.start()
     due_row(vault.store, 1)
     eventually(lambda: bodies_in(tmp_path / "mayfly.db") == 0, "it runs")

@@ -15,7 +15,7 @@ from flask import Blueprint, Response, request
 from itsdangerous import BadSignature, TimestampSigner
 
 from crypto import KeyFile
-from errors import FieldRefused, ForgedRequest, NotSignedIn
+from errors import BodyRefused, FieldRefused, ForgedRequest, NotSignedIn
 from messages import Vault
 from web import answers, pages
 from web.answers import HTML, Answer
@@ -83,6 +83,8 @@ def blueprint(vault: Vault, keys: KeyFile, limits: Limits) -> Blueprint:
         if scheme.lower() != "bearer":
             raise NotSignedIn
         require_token(token.strip())
+        if request.query_string:
+            raise BodyRefused("Send link=… in the body: nothing was purged or taken down.")
         fields = body_of_request().fields
         if not fields:
             return respond(answers.deleted(vault.purge()))

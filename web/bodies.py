@@ -6,6 +6,7 @@ The gate has checked by then that the body is whole and not too long. Everything
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn
 from urllib.parse import parse_qsl
@@ -17,6 +18,7 @@ from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDeco
 from errors import BodyRefused, FieldRefused, UnsupportedBody
 
 MAX_FIELDS = 20
+_NOT_ENCODED = re.compile("%(?![0-9A-Fa-f]{2})")
 MAX_JSON_DEPTH = 16
 
 Fields = dict[str, object]
@@ -76,6 +78,9 @@ def _add(fields: Fields, name: str, value: object) -> None:
 def _pairs(text: str, form: bool) -> Fields:
     if not text:
         return {}
+    if _NOT_ENCODED.search(text) or ("+" in text and (" " in text or not text.isascii())):
+        # Decoding would change what was written: `50% + x` is no longer that when a plus means a space.
+        raise BodyRefused("The form is not encoded (with curl use --data-urlencode message=…).")
     try:
         pairs = parse_qsl(text, keep_blank_values=True, strict_parsing=True, errors="strict", max_num_fields=MAX_FIELDS)
     except ValueError:

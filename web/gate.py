@@ -1,8 +1,8 @@
 """The WSGI layer around Flask: what holds for every request stands here, once.
 
-In this order: trusted hosts, the client's identity behind trusted proxies, no prefetching, the body guard, the create limit; then
-the application; then the response headers and the access log. Behind the gate a body is whole, has the length it announced, and
-stands as bytes in `environ["mayfly.body"]`.
+First what the head of a request tells (`admit`): one process, method and path, trusted hosts, the client's identity behind trusted
+proxies, no prefetching, the announced length. Then the body, the create limit, the application, the response headers and the access
+log. Behind the gate a body is whole, has the length it announced, and stands as bytes in `environ["mayfly.body"]`.
 """
 
 from __future__ import annotations
@@ -14,9 +14,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable
-from contextlib import contextmanager
 from http import HTTPStatus
-from io import BytesIO
 from typing import Any
 
 from errors import (
@@ -44,8 +42,11 @@ Application = Callable[[Environ, StartResponse], Iterable[bytes]]
 
 BODY_SECONDS = 10
 """How long a body may take to arrive."""
-BODY_LATE = "mayfly.body_late"
-"""Set in the environ by a server adapter that awaited the body in vain."""
+SMALL_BODY_BYTES = 64 * 1024
+"""The longest body anywhere but at `/`, where messages come in."""
+REFUSAL = "mayfly.refusal"
+"""Where a server adapter leaves the error with which a request is to be refused."""
+_LENGTH = "mayfly.length"
 
 _FEATURES_OFF = (
     "accelerometer autoplay camera display-capture encrypted-media fullscreen geolocation gyroscope hid identity-credentials-get "
@@ -82,6 +83,9 @@ _PROBES = ("/healthz", "/readyz")
 _ROUTES = {"": "/", "message": "/message/…", "receipt": "/receipt/…", "static": "/static/…", "admin": "/admin", "delete": "/delete"}
 _STATUS_LINES = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
 
+_HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(:[0-9]{1,5})?")
+_DECIMAL = re.compile("[0-9]{1,18}")
+
 _log = logging.getLogger("mayfly.access")
 _faults = logging.getLogger("mayfly.faults")
 
@@ -107,7 +111,12 @@ class Gate:
             sent[:] = (status, headers)
 
         try:
-            self._admit(environ)
+            if REFUSAL in environ:
+                raise environ[REFUSAL]
+            length: int = environ[_LENGTH] if _LENGTH in environ else self.admit(environ)
+            environ["mayfly.body"] = _read_body(environ, length)
+            if environ["PATH_INFO"] == "/" and environ["REQUEST_METHOD"] == "POST":
+                self._limits.count_create(environ["REMOTE_ADDR"])
             body = self._application(environ, keep)
         except MayflyError as error:
             answer = answer_error(error, wanted_by(environ))
@@ -129,7 +138,8 @@ class Gate:
             _log.info("%s %s %s %.1f ms", environ["REQUEST_METHOD"][:10], route, status[:3], took)
         return [] if environ["REQUEST_METHOD"] == "HEAD" else body  # nothing of ours needs close()
 
-    def _admit(self, environ: Environ) -> None:
+    def admit(self, environ: Environ) -> int:
+        """Check the head of a request and return how many bytes of body it announces. Raises MayflyError."""
         if self._one_process_only and environ["wsgi.multiprocess"]:
             raise Unavailable("The memory store lives in one process, and this server was started with several workers.", 60)
         path, method = environ["PATH_INFO"], environ["REQUEST_METHOD"]
@@ -145,10 +155,8 @@ class Gate:
         purpose = environ.get("HTTP_SEC_PURPOSE") or environ.get("HTTP_PURPOSE") or environ.get("HTTP_X_MOZ")
         if purpose and ("prefetch" in purpose or "prerender" in purpose or "preview" in purpose):
             raise PrefetchRefused
-        environ["mayfly.body"] = body = self._read_body(environ)
-        environ["wsgi.input"] = BytesIO(body)
-        if path == "/" and method == "POST":
-            self._limits.count_create(environ["REMOTE_ADDR"])
+        environ[_LENGTH] = length = _announced_length(environ, self._max_body_bytes if path == "/" else SMALL_BODY_BYTES)
+        return length
 
     def _look_behind_proxies(self, environ: Environ) -> None:
         """Take the client's address from X-Forwarded-For, from the right, as far as the proxies that wrote it are trusted."""
@@ -169,41 +177,35 @@ class Gate:
             return False
         return any(ip in network for network in self._trusted_proxies)
 
-    def _read_body(self, environ: Environ) -> bytes:
-        """Return the body, whole. What is ambiguous or not all there is refused before anything looks at it."""
-        if environ.get("HTTP_TRANSFER_ENCODING"):
-            raise LengthRequired
-        if environ.get("HTTP_CONTENT_ENCODING", "identity").lower() != "identity":
-            raise UnsupportedBody("Send the body without a Content-Encoding.")
-        announced = environ.get("CONTENT_LENGTH") or "0"
-        if not re.fullmatch("[0-9]{1,18}", announced):
-            raise BodyRefused("Content-Length must be one decimal number.")
-        length = int(announced)
-        if length > self._max_body_bytes:
-            raise BodyTooLarge("A request body is at most %(most)s bytes.", most=self._max_body_bytes)
-        if not length:
-            return b""
-        if environ.get(BODY_LATE):
-            raise BodyTooSlow(BODY_SECONDS)
-        with _deadline(environ.get("gunicorn.socket")) as late:
-            try:
-                body = environ["wsgi.input"].read(length)
-            except OSError:
-                body = b""
-        if late.is_set():
-            raise BodyTooSlow(BODY_SECONDS)
-        if len(body) != length:
-            raise BodyRefused("The body is shorter than its Content-Length.")
-        return bytes(body)
+
+def _announced_length(environ: Environ, most_bytes: int) -> int:
+    """The length of the body. What is ambiguous is refused before anything looks at it."""
+    if environ.get("HTTP_TRANSFER_ENCODING"):
+        raise LengthRequired
+    if environ.get("HTTP_CONTENT_ENCODING", "identity").lower() != "identity":
+        raise UnsupportedBody("Send the body without a Content-Encoding.")
+    announced = environ.get("CONTENT_LENGTH") or "0"
+    if not _DECIMAL.fullmatch(announced):
+        raise BodyRefused("Content-Length must be one decimal number.")
+    if int(announced) > most_bytes:
+        raise BodyTooLarge("A request body is at most %(most)s bytes.", most=most_bytes)
+    return int(announced)
 
 
-@contextmanager
-def _deadline(socket: Any) -> Any:
-    """Stop reading from a gunicorn socket when a body takes too long: its own reads would wait for as long as bytes drip."""
+def _read_body(environ: Environ, length: int) -> bytes:
+    """Return the body, whole."""
+    if not length:
+        return b""
+    stream, socket = environ["wsgi.input"], environ.get("gunicorn.socket")
+    body: bytes = _read_in_time(socket, stream, length) if socket else stream.read(length)
+    if len(body) != length:
+        raise BodyRefused("The body is shorter than its Content-Length.")
+    return body
+
+
+def _read_in_time(socket: Any, stream: Any, length: int) -> bytes:
+    """Read a body from a gunicorn socket, or raise BodyTooSlow: its own reads would wait for as long as bytes drip."""
     late = threading.Event()
-    if socket is None:
-        yield late
-        return
 
     def give_up() -> None:
         late.set()
@@ -213,9 +215,14 @@ def _deadline(socket: Any) -> Any:
     timer.daemon = True
     timer.start()
     try:
-        yield late
+        body: bytes = stream.read(length)
+    except OSError:
+        body = b""
     finally:
         timer.cancel()
+    if late.is_set():
+        raise BodyTooSlow(BODY_SECONDS)
+    return body
 
 
 def headers_of(answer: Answer) -> list[tuple[str, str]]:
@@ -242,5 +249,5 @@ def _address(hop: str) -> str:
 
 def _host_name(host: str) -> str:
     """The name in a Host header, in lower case and without its port; empty if it has not that form."""
-    match = re.fullmatch(r"(\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(:[0-9]{1,5})?", host.lower())
+    match = _HOST.fullmatch(host.lower())
     return match[1] if match and int((match[2] or ":0")[1:]) < 65536 else ""

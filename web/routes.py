@@ -104,7 +104,7 @@ def blueprint(vault: Vault, settings: Settings) -> Blueprint:
 
     @routes.get("/readyz")
     def ready() -> Response:
-        vault.counts()
+        vault.store.health()
         return respond(Answer(200, TEXT, b"ready\n"))
 
     return routes
@@ -147,11 +147,12 @@ def _opening(body: Body, vault: Vault, link_id: str) -> Opening:
         raise BodyRefused("Open with an empty body, a form or JSON.")
     form_key, ticked = fields.pop("idempotency_key", None), fields.pop("open", None)
     passphrase, proof = fields.pop("passphrase", None) or None, fields.pop("proof", None) or None
-    if fields or not isinstance(form_key, str | None) or (header_key and form_key):
+    if fields or not isinstance(form_key, str | None) or (header_key is not None and form_key):
         raise FieldRefused(
             "", "Opening takes the fields open, passphrase, proof and idempotency_key, or the header Idempotency-Key."
         )
-    key = header_key or form_key or None
+    # An empty header was sent and cannot be kept: `Vault` refuses it. An empty field is a form's way to say none.
+    key = header_key if header_key is not None else form_key or None
     if body.kind == "form" and ticked != "yes":
         vault.preview(link_id, key)
         raise TickRequired

@@ -2,34 +2,46 @@
 
 Under granian's WSGI interface a thread reads the body: with one thread a slow body stops everybody, with many the CPU per request
 nearly doubles, and no read can time out. Its RSGI interface is asynchronous, so slow clients cost no thread, and a body that does
-not arrive in time is refused. The work itself takes 0.1 ms and is done on the loop; what may take long goes to a few threads.
-(Measured in decision record 0002.) RSGI also shows headers as they were sent: a name with an underscore, which WSGI cannot tell
-from one with a hyphen, is dropped here.
+not arrive in time is refused. (Measured in decision record 0002.) RSGI also shows headers as they were sent: a name with an
+underscore, which WSGI cannot tell from one with a hyphen, is dropped here.
+
+What is certainly quick is done on the loop: 0.1 ms in memory, a sync of the disk with a file. All else goes to threads, in two
+lanes, so that neither a crowd of passphrases nor a purge keeps others waiting; whoever would wait long is told so at once.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
-from typing import Any
+from typing import Any, Literal
 
-from errors import MayflyError
-from web.gate import BODY_LATE, BODY_SECONDS, Application, Environ, log_fault
+from errors import BodyTooSlow, MayflyError, Unavailable
+from web.gate import BODY_SECONDS, REFUSAL, SMALL_BODY_BYTES, Environ, Gate, log_fault
 
-SLOW_THREADS = 8
-"""Of these, four at most derive a key from a passphrase at the same time."""
-INLINE_BODY_BYTES = 64 * 1024
+BODIES_IN_FLIGHT_BYTES = 64 * 1024 * 1024
+"""What all bodies longer than SMALL_BODY_BYTES may announce at one time: beyond it, memory would be the attacker's to fill."""
+
+Lane = Literal["passphrases", "long"]
+# name: threads, requests at one time. A passphrase takes 0.2 s and 64 MiB, so sixteen of them are done in about two seconds.
+_LANES: dict[Lane, tuple[int, int]] = {"passphrases": (4, 16), "long": (4, 64)}
+
+# What makes a request slow, by how its fields are written: a passphrase, then markdown. Names may hide behind escapes, and whatever
+# hides takes the slow lane: a key with a percent sign in a form, one with \\u in JSON.
+_FORM = (re.compile(rb"(?:^|&)(?:passphrase=[^&]|[^=&]*%)"), re.compile(rb"(?:^|&)format=(?!text(?:&|$))"))
+_JSON = (re.compile(rb'"passphrase"\s*:|\\u[0-9a-fA-F]{4}[^"]*"\s*:'), re.compile(rb'"format"\s*:\s*(?!"text")'))
 
 
 class RsgiServer:
-    """`application` (WSGI) as an RSGI application."""
+    """A `Gate` as an RSGI application."""
 
-    def __init__(self, application: Application, max_body_bytes: int) -> None:
-        self._application = application
-        self._max_body_bytes = max_body_bytes
-        self._threads = ThreadPoolExecutor(SLOW_THREADS, thread_name_prefix="mayfly-slow")
+    def __init__(self, gate: Gate, max_body_bytes: int) -> None:
+        self._gate = gate
+        self._bodies_left = max(BODIES_IN_FLIGHT_BYTES, 2 * max_body_bytes)
+        self._threads = {lane: ThreadPoolExecutor(threads, f"mayfly-{lane}") for lane, (threads, _) in _LANES.items()}
+        self._places = {lane: places for lane, (_, places) in _LANES.items()}
         self._base = {
             "SCRIPT_NAME": "",
             "SERVER_PROTOCOL": "HTTP/1.1",
@@ -42,14 +54,36 @@ class RsgiServer:
         }
 
     async def __rsgi__(self, scope: Any, protocol: Any) -> None:
-        environ = self._environ(scope)
-        body = await self._body(environ, protocol)
+        """Answer one request. All counters are touched by the loop's thread alone."""
+        try:
+            environ = self._environ(scope)
+            length = self._announced(environ)
+            if length > SMALL_BODY_BYTES:
+                self._bodies_left -= length
+            try:
+                await self._answer(environ, length, protocol)
+            finally:
+                if length > SMALL_BODY_BYTES:
+                    self._bodies_left += length
+        except Exception as fault:
+            log_fault(fault)
+            protocol.response_bytes(500, [("Content-Length", "0"), ("Retry-After", "5")], b"")
+
+    async def _answer(self, environ: Environ, length: int, protocol: Any) -> None:
+        body = await self._body(environ, length, protocol)
         environ["wsgi.input"] = BytesIO(body)
-        if may_take_long(environ, body):
-            status, headers, answer = await asyncio.get_running_loop().run_in_executor(self._threads, self._call, environ)
+        lane = None if REFUSAL in environ else lane_of(environ, body)
+        if lane and self._places[lane]:
+            self._places[lane] -= 1
+            try:
+                answer = await asyncio.get_running_loop().run_in_executor(self._threads[lane], self._call, environ)
+            finally:
+                self._places[lane] += 1
         else:
-            status, headers, answer = self._call(environ)
-        protocol.response_bytes(status, headers, answer)
+            if lane:
+                environ[REFUSAL] = Unavailable("This server has its hands full at this moment. Nothing was used up.", 2)
+            answer = self._call(environ)
+        protocol.response_bytes(*answer)
 
     def _environ(self, scope: Any) -> Environ:
         environ: Environ = self._base.copy()
@@ -74,16 +108,26 @@ class RsgiServer:
                 environ[key] = environ.pop(http_key)
         return environ
 
-    async def _body(self, environ: Environ, protocol: Any) -> bytes:
-        """Await the body if it is one that the gate will take. What did not arrive in time or whole is for the gate to refuse."""
-        length = environ.get("CONTENT_LENGTH", "0")
-        if "HTTP_TRANSFER_ENCODING" in environ or not length.isdecimal() or not 0 < int(length) <= self._max_body_bytes:
+    def _announced(self, environ: Environ) -> int:
+        """How many bytes of body to await; none for a request that is refused by its head."""
+        try:
+            length = self._gate.admit(environ)
+            if SMALL_BODY_BYTES < length > self._bodies_left:
+                raise Unavailable("This server is receiving as much as it can at this moment.", 5)
+        except MayflyError as refusal:
+            environ[REFUSAL] = refusal
+            return 0
+        return length
+
+    async def _body(self, environ: Environ, length: int, protocol: Any) -> bytes:
+        """Await the body. What did not arrive whole is for the gate to refuse."""
+        if not length:
             return b""
         try:
             async with asyncio.timeout(BODY_SECONDS):
                 return bytes(await protocol())
         except TimeoutError:
-            environ[BODY_LATE] = True
+            environ[REFUSAL] = BodyTooSlow(BODY_SECONDS)
             return b""
         except Exception:  # granian's RSGIProtocolClosed and relatives: the client went away in the middle
             return b""
@@ -94,33 +138,24 @@ class RsgiServer:
         def start_response(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> None:
             started[:] = (int(status[:3]), headers)
 
-        try:
-            body = self._application(environ, start_response)
-            answer = b"".join(body)
-            if hasattr(body, "close"):
-                body.close()
-            return started[0], started[1], answer
-        except Exception as fault:
-            if not isinstance(fault, MayflyError):
-                log_fault(fault)
-            return 500, [("Content-Length", "0"), ("Retry-After", "5")], b""
+        body = b"".join(self._gate(environ, start_response))
+        return started[0], started[1], body
 
 
-def may_take_long(environ: Environ, body: bytes) -> bool:
-    """Whether a request may keep the loop for more than a few milliseconds. A hint for scheduling, not a check.
-
-    Passphrases (0.2 s), markdown, long bodies, and whatever purges. What an escape hides from this only takes its time on the loop.
-    """
-    path: str = environ["PATH_INFO"]
-    if environ["REQUEST_METHOD"] in ("GET", "HEAD"):
-        return path == "/admin"
-    return bool(
-        len(body) > INLINE_BODY_BYTES
-        or b"passphrase" in body
-        or b"markdown" in body
-        or environ["QUERY_STRING"]
-        or path in ("/admin", "/delete")
-    )
+def lane_of(environ: Environ, body: bytes) -> Lane | None:
+    """Which lane a request must take; None if it is certainly quick."""
+    if environ["PATH_INFO"] in ("/admin", "/delete"):
+        return "long"
+    content_type = environ.get("CONTENT_TYPE", "").lower()
+    if environ["REQUEST_METHOD"] != "POST" or not content_type:
+        return None
+    if "multipart" in content_type:  # which has too many ways to write a name
+        return "passphrases"
+    passphrase, markdown = _JSON if "json" in content_type else _FORM
+    fields = environ["QUERY_STRING"].encode() if "text/plain" in content_type else body
+    if passphrase.search(fields):
+        return "passphrases"
+    return "long" if len(body) > SMALL_BODY_BYTES or markdown.search(fields) else None
 
 
 def _latin(path: str) -> str:

@@ -86,7 +86,7 @@ async function act() {
   if (form.inert) return;
   form.inert = true;
   const { sealed, leaseSeconds, maxBytes } = form.dataset;
-  keep({ lease: idempotency_key.value, passphrase: passphrase?.value, sealed, leaseSeconds, maxBytes });
+  keep({ lease: idempotency_key.value, passphrase: passphrase?.value.normalize("NFC"), sealed, leaseSeconds, maxBytes });
   await attempt();
   form.inert = false;
 }

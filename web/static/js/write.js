@@ -41,7 +41,7 @@ function describe() {
 
 async function draft() {
   const common = { expires_in: expires_in.value, ...(views.value && { views: views.value }) };
-  const secret = passphrase.value;
+  const secret = passphrase.value.normalize("NFC"); // an accent typed on another keyboard is the same accent
   if (!sealed.checked) {
     return { key: "", json: { message: message.value, format: format.value, ...(secret && { passphrase: secret }), ...common } };
   }
