@@ -21,7 +21,9 @@ from messages import Vault
 from scheduler import PurgeScheduler
 from settings import Settings
 from web.app import build_app
+from web.express import Express
 from web.gate import Gate
+from web.handlers import Handlers
 from web.limits import Limits
 from web.rsgi import RsgiServer
 
@@ -43,7 +45,8 @@ def create_app(settings: Settings | None = None, now: Clock | None = None) -> Ga
         purge.start()
         atexit.register(purge.stop)
     limits = Limits(settings.create_rate)
-    return Gate(build_app(vault, vault.keys, settings, limits), settings, limits)
+    handlers = Handlers(vault, settings)
+    return Gate(build_app(vault, handlers, limits), settings, limits, Express(handlers) if settings.express else None)
 
 
 def open_vault(settings: Settings, now: Clock | None = None) -> Vault:

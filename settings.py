@@ -42,6 +42,7 @@ class Settings:
     create_rate: int = 60
     purge_seconds: int = 20
     lease_seconds: int = 30
+    express: bool = True
     log_level: int = logging.WARNING
 
     @classmethod
@@ -59,7 +60,7 @@ class Settings:
                 raise SettingRefused(f"{name} is not a setting; {_nearest(name)}")
             try:
                 found[row.field] = row.read(text.strip())
-            except ValueError:
+            except (ValueError, KeyError):
                 raise SettingRefused(f"{name} must be {row.form}") from None
         settings = cls(**found)
         if settings.public_url and "trusted_hosts" not in found:
@@ -151,6 +152,10 @@ def _database_url(text: str) -> str:
     raise ValueError
 
 
+def _on_off(text: str) -> bool:
+    return {"on": True, "off": False}[text.lower()]
+
+
 def _log_level(text: str) -> int:
     levels = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
     if text.lower() not in levels:
@@ -224,6 +229,13 @@ TABLE: tuple[Setting, ...] = (
         "30",
         "1 to 300 (seconds)",
         "How long an Idempotency-Key gets the same message again.",
+    ),
+    Setting(
+        "MAYFLY_EXPRESS",
+        _on_off,
+        "on",
+        "on or off",
+        "Answer the commonest requests without Flask's dispatch: the same answers for less CPU.",
     ),
     Setting(
         "MAYFLY_LOG_LEVEL", _log_level, "warning", "debug, info, warning or error", "From info on, one line a request, without ids."

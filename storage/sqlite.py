@@ -39,7 +39,7 @@ from records import (
     Sealed,
 )
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 1
 _SCHEMA = """
 CREATE TABLE messages (
     n INTEGER PRIMARY KEY,
@@ -63,7 +63,8 @@ CREATE INDEX claims_until ON claims (until);
 CREATE TABLE keys (id TEXT PRIMARY KEY, verifier BLOB NOT NULL);
 """
 
-_MEMORY_PRAGMAS = {"secure_delete": 1, "temp_store": 2, "journal_mode": "memory"}
+# Pages of 8 KiB: in one of 4 KiB half of the last quarter stays empty beside three envelopes of 1 KB (275 bytes a message).
+_MEMORY_PRAGMAS = {"page_size": 8192, "secure_delete": 1, "temp_store": 2, "journal_mode": "memory"}
 # FULL: an opening that was answered must not come back after a power cut, so every commit reaches the disk.
 # Small pages, because each body has its own.
 _FILE_PRAGMAS = {
@@ -178,11 +179,9 @@ class SqliteStore:
         if version == 0:
             for statement in _SCHEMA.split(";"):
                 db.execute(statement)
-        elif version == 1:  # made before messages had a proof
-            db.execute("ALTER TABLE messages ADD COLUMN proof BLOB")
+            db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         elif version != SCHEMA_VERSION:
             raise StartRefused(f"MAYFLY_DATABASE_URL: {self._path} was written by another version of Mayfly (schema {version})")
-        db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         db.execute("COMMIT")
         return db
 
@@ -361,19 +360,25 @@ class SqliteStore:
         return pages * self._page_bytes
 
     def _one(self, statement: str, values: Any) -> Any:
-        with self._lock, _faults():
-            return self._db.execute(statement, values).fetchone()
+        with self._lock:
+            try:
+                return self._db.execute(statement, values).fetchone()
+            except sqlite3.Error as error:
+                raise _as_ours(error) from error
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, _faults():
-            self._db.execute("BEGIN IMMEDIATE")
+        db = self._db
+        with self._lock:
             try:
-                yield self._db
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
+                db.execute("BEGIN IMMEDIATE")
+                yield db
+                db.execute("COMMIT")
+            except BaseException as error:
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
+                if isinstance(error, (sqlite3.Error, OSError)):
+                    raise _as_ours(error) from error
                 raise
 
 
@@ -382,9 +387,12 @@ def _faults() -> Iterator[None]:
     try:
         yield
     except (sqlite3.Error, OSError) as error:
-        if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:
-            raise StoreFull from None
-        raise StoreFailed from error
+        raise _as_ours(error) from error
+
+
+def _as_ours(error: Exception) -> StoreFull | StoreFailed:
+    full = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
+    return StoreFull() if full else StoreFailed()
 
 
 _Due = tuple[int, str | None, int | None, int]

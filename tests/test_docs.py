@@ -31,6 +31,7 @@ from tests.requirements import require_program
 from tests.serving import PROJECT, Served
 from web import admin, bodies, errors, gate, limits
 from web.app import build_app
+from web.handlers import Handlers
 from web.limits import Limits
 
 PAGES = sorted([PROJECT / "README.md", *(PROJECT / "docs").rglob("*.md")])
@@ -141,7 +142,7 @@ def test_every_route_is_documented_and_no_other(tmp_path: Path) -> None:
     crypto.create_key_file(key_file)
     chosen = settings.Settings(key_file=key_file)
     vault = open_vault(chosen)
-    rules = build_app(vault, vault.keys, chosen, Limits(0)).url_map.iter_rules()
+    rules = build_app(vault, Handlers(vault, chosen), Limits(0)).url_map.iter_rules()
     served = {f"{method} {rule.rule}" for rule in rules for method in rule.methods or () if method not in ("HEAD", "OPTIONS")}
     vault.store.close()
     documented = [row[0] for row in _table(HTTP_PAGE, "Routes", "route")]

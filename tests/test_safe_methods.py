@@ -17,6 +17,7 @@ import server as mayfly
 from settings import Settings
 from tests.serving import CreatedMessage, Served
 from web.app import build_app
+from web.handlers import Handlers
 from web.limits import Limits
 
 AGENTS = [
@@ -49,7 +50,7 @@ def all_rules(folder: Path) -> list[str]:
     crypto.create_key_file(key_file)
     settings = Settings(key_file=key_file)
     vault = mayfly.open_vault(settings)
-    return sorted({rule.rule for rule in build_app(vault, vault.keys, settings, Limits(0)).url_map.iter_rules()})
+    return sorted({rule.rule for rule in build_app(vault, Handlers(vault, settings), Limits(0)).url_map.iter_rules()})
 
 
 @pytest.fixture(scope="module")

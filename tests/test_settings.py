@@ -52,6 +52,7 @@ WRONG = {
     "MAYFLY_MAX_MESSAGE_BYTES": ["", "1023", "67108865", "1M", "-1"],
     "MAYFLY_STORE_BYTES": ["", "1048575", "0", "1G", "1099511627777"],
     "MAYFLY_CREATE_RATE": ["", "-1", "1000001", "off", "1/s"],
+    "MAYFLY_EXPRESS": ["", "1", "true", "offf"],
     "MAYFLY_PURGE_SECONDS": ["", "-1", "61", "0.5", "never"],
     "MAYFLY_LEASE_SECONDS": ["", "0", "301", "30s"],
     "MAYFLY_LOG_LEVEL": ["", "20", "verbose", "warning,info"],

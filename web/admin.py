@@ -19,15 +19,17 @@ from errors import BodyRefused, FieldRefused, ForgedRequest, NotSignedIn
 from messages import Vault
 from web import answers, pages
 from web.answers import HTML, Answer
+from web.handlers import body_of, own_origin
 from web.limits import Limits
 from web.negotiation import wanted_by
-from web.routes import body_of_request, own_origin, respond
+from web.routes import respond
 
 SESSION_SECONDS = 30 * 60
 
 
-def blueprint(vault: Vault, keys: KeyFile, limits: Limits) -> Blueprint:
+def blueprint(vault: Vault, limits: Limits) -> Blueprint:
     """`/admin` and `/delete`."""
+    keys = vault.keys
     routes = Blueprint("admin", __name__)
 
     def page(session: str, done: str | None = None) -> Response:
@@ -85,7 +87,7 @@ def blueprint(vault: Vault, keys: KeyFile, limits: Limits) -> Blueprint:
         require_token(token.strip())
         if request.query_string:
             raise BodyRefused("Send link=… in the body: nothing was purged or taken down.")
-        fields = body_of_request().fields
+        fields = body_of(request.environ).fields
         if not fields:
             return respond(answers.deleted(vault.purge()))
         link = fields.get("link")
@@ -100,7 +102,7 @@ _CHALLENGE = (("WWW-Authenticate", 'Bearer realm="mayfly"'),)
 
 
 def _form() -> dict[str, str]:
-    body = body_of_request()
+    body = body_of(request.environ)
     if body.kind != "form":
         raise FieldRefused("", "This page takes its own forms. Scripts use POST /delete.")
     return {name: str(value) for name, value in body.fields.items()}
@@ -113,7 +115,7 @@ def _require_own_page() -> None:
     header"): then Sec-Fetch-Site alone tells them from others'.
     """
     site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
-    own = (None, own_origin()) if site is None else (None, own_origin(), "null")
+    own = (None, own_origin(request.environ)) if site is None else (None, own_origin(request.environ), "null")
     if site not in (None, "same-origin", "none") or origin not in own:
         raise ForgedRequest
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal, NoReturn
 from urllib.parse import parse_qsl
 
@@ -39,7 +40,7 @@ def read_body(body: bytes, content_type: str, query: str) -> Body:
     (CRLF in HTML forms) as LF, which is what the writer typed; a file sent in a form, JSON and plain text are kept byte for byte.
     Raises FieldRefused, BodyRefused, UnsupportedBody.
     """
-    media_type, options = parse_options_header(content_type)
+    media_type, options = _media_type(content_type)
     if media_type in ("text/plain", "application/json", "application/x-www-form-urlencoded"):
         _require_utf8(options.get("charset"))
     if media_type == "text/plain":
@@ -55,6 +56,9 @@ def read_body(body: bytes, content_type: str, query: str) -> Body:
     if not body:
         return Body("none", {})
     raise UnsupportedBody("Send a form, multipart/form-data, application/json or text/plain (curl: --data-urlencode message=…).")
+
+
+_media_type = lru_cache(maxsize=256)(parse_options_header)
 
 
 def _require_utf8(charset: str | None) -> None:
@@ -131,7 +135,7 @@ def _refuse_encoded_part(headers: Headers) -> None:
 
 def _json_object(body: bytes) -> Fields:
     try:
-        document = json.loads(_decode(body), object_pairs_hook=_object, parse_constant=_refuse_constant)
+        document = _DECODER.decode(_decode(body))
     except (ValueError, RecursionError):
         raise BodyRefused("The body is not JSON.") from None
     if not isinstance(document, dict):
@@ -150,6 +154,9 @@ def _object(pairs: list[tuple[str, Any]]) -> Fields:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(name)
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_refuse_constant)
 
 
 def _deeper_than(value: object, depth: int) -> bool:

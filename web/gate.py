@@ -21,10 +21,13 @@ from errors import (
     BodyRefused,
     BodyTooLarge,
     BodyTooSlow,
+    Damaged,
+    KeyMissing,
     LengthRequired,
     MayflyError,
     NotFound,
     PrefetchRefused,
+    StoreFailed,
     Unavailable,
     UnknownHost,
     UnsupportedBody,
@@ -93,8 +96,16 @@ _faults = logging.getLogger("mayfly.faults")
 class Gate:
     """`application` behind everything that holds for all requests."""
 
-    def __init__(self, application: Application, settings: Settings, limits: Limits) -> None:
+    def __init__(
+        self,
+        application: Application,
+        settings: Settings,
+        limits: Limits,
+        express: Callable[[Environ], Answer | None] | None = None,
+    ) -> None:
+        """`express` answers what it can before `application` is asked; None turns that off."""
         self._application = application
+        self._express = express
         self._limits = limits
         self._trusted_hosts = frozenset(settings.trusted_hosts)
         self._trusted_proxies = settings.trusted_proxies
@@ -103,32 +114,8 @@ class Gate:
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         started = time.perf_counter()
-        answer: Answer | None = None
-        body: Iterable[bytes] = ()
-        sent: list[Any] = []
-
-        def keep(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> None:
-            sent[:] = (status, headers)
-
-        try:
-            if REFUSAL in environ:
-                raise environ[REFUSAL]
-            length: int = environ[_LENGTH] if _LENGTH in environ else self.admit(environ)
-            environ["mayfly.body"] = _read_body(environ, length)
-            if environ["PATH_INFO"] == "/" and environ["REQUEST_METHOD"] == "POST":
-                self._limits.count_create(environ["REMOTE_ADDR"])
-            body = self._application(environ, keep)
-        except MayflyError as error:
-            answer = answer_error(error, wanted_by(environ))
-        except Exception as fault:
-            log_fault(fault)
-            answer = answer_error(Unexpected(), wanted_by(environ))
-        if answer:
-            body = [answer.body]
-            sent = [_STATUS_LINES[answer.status], headers_of(answer)]
-        status, headers = sent
-        page = any(name.lower() == "content-type" and value.startswith("text/html") for name, value in headers)
-        headers += _PAGE_HEADERS if page else _HEADERS
+        status, headers, body = self._answer(environ)
+        headers += _PAGE_HEADERS if ("Content-Type", HTML) in headers else _HEADERS
         if environ["wsgi.url_scheme"] == "https":
             headers.append(_HSTS)
         start_response(status, headers)
@@ -137,6 +124,30 @@ class Gate:
             took = (time.perf_counter() - started) * 1000
             _log.info("%s %s %s %.1f ms", environ["REQUEST_METHOD"][:10], route, status[:3], took)
         return [] if environ["REQUEST_METHOD"] == "HEAD" else body  # nothing of ours needs close()
+
+    def _answer(self, environ: Environ) -> tuple[str, list[tuple[str, str]], Iterable[bytes]]:
+        try:
+            if REFUSAL in environ:
+                raise environ[REFUSAL]
+            length: int = environ[_LENGTH] if _LENGTH in environ else self.admit(environ)
+            environ["mayfly.body"] = _read_body(environ, length)
+            if environ["PATH_INFO"] == "/" and environ["REQUEST_METHOD"] == "POST":
+                self._limits.count_create(environ["REMOTE_ADDR"])
+            answer = self._express(environ) if self._express else None
+            if answer is None:
+                return self._ask_application(environ)
+        except Exception as error:
+            answer = _refusal(error, environ)
+        return _STATUS_LINES[answer.status], headers_of(answer), [answer.body]
+
+    def _ask_application(self, environ: Environ) -> tuple[str, list[tuple[str, str]], Iterable[bytes]]:
+        sent: list[Any] = []
+
+        def keep(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> None:
+            sent[:] = (status, headers)
+
+        body = self._application(environ, keep)
+        return sent[0], sent[1], body
 
     def admit(self, environ: Environ) -> int:
         """Check the head of a request and return how many bytes of body it announces. Raises MayflyError."""
@@ -225,8 +236,20 @@ def _read_in_time(socket: Any, stream: Any, length: int) -> bytes:
     return body
 
 
+def _refusal(error: Exception, environ: Environ) -> Answer:
+    """An error as an answer. What the operator should know is logged."""
+    if not isinstance(error, MayflyError):
+        log_fault(error)
+        error = Unexpected()
+    elif isinstance(error, (StoreFailed, KeyMissing, Damaged)):
+        log_fault(error)
+    return answer_error(error, wanted_by(environ))
+
+
 def headers_of(answer: Answer) -> list[tuple[str, str]]:
     """The headers of an answer by itself; the gate adds those that all answers have."""
+    if answer.status == 204:
+        return list(answer.headers)
     vary = [("Vary", _VARY[answer.content_type])] if answer.content_type in _VARY else []
     return [("Content-Type", answer.content_type), ("Content-Length", str(len(answer.body))), *vary, *answer.headers]
 

@@ -78,6 +78,8 @@ def _environment(language: Language) -> Environment:
         languages=tuple(LANGUAGES.values()),
         plural_categories=language.plural_categories(),
     )
+    # The same in every page that loads scripts, and most of the work of rendering one: rendered once.
+    environment.globals["texts"] = Markup(environment.get_template("texts.html").render())
     return environment
 
 

@@ -1,0 +1,173 @@
+"""What each route of the open vault does: from a request, as WSGI's environ, to an answer. No Flask here.
+
+Each handler reads the request, calls `messages`, and answers: nothing else. Flask's views (`routes`) and the express lane call the
+same ones, behind the gate, which has checked the body and tells the errors that they raise.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from drafts import FIELDS, read_draft, read_passphrase, read_proof
+from errors import (
+    BodyRefused,
+    FieldRefused,
+    MayflyError,
+    NotFound,
+    OpeningRequired,
+    PassphraseRequired,
+    ProofRequired,
+    TickRequired,
+    TriesInUse,
+    WrongPassphrase,
+)
+from messages import Vault
+from records import Preview
+from settings import Settings
+from web import answers, pages
+from web.answers import HTML, TEXT, Answer
+from web.bodies import Body, read_body
+from web.errors import answer as answer_error
+from web.languages import without_language
+from web.negotiation import Wanted, wanted_by
+
+Environ = dict[str, Any]
+Handler = Callable[..., Answer]
+
+_MAY_BE_EMPTY = FIELDS - {"message"}
+"""What an empty field of a form leaves at its default. Any other empty field may be a piece of a message that was not encoded."""
+
+
+class Handlers:
+    """The handlers of one vault."""
+
+    def __init__(self, vault: Vault, settings: Settings) -> None:
+        self._vault = vault
+        self._max_message_bytes = settings.max_message_bytes
+        self._public_url = settings.public_url
+
+    def write(self, environ: Environ) -> Answer:
+        """`GET /`"""
+        page = pages.write(wanted_by(environ), self._max_message_bytes, self._vault.store.durability)
+        return Answer(200, HTML, page)
+
+    def create(self, environ: Environ) -> Answer:
+        """`POST /`"""
+        body = body_of(environ, without_language(environ.get("QUERY_STRING", "")))
+        fields = body.fields
+        if body.kind == "form":
+            fields = {name: value for name, value in fields.items() if value != "" or name not in _MAY_BE_EMPTY}
+        message = self._vault.create(read_draft(fields))
+        return answers.created(wanted_by(environ), self._public_url or own_origin(environ), message)
+
+    def look(self, environ: Environ, link_id: str) -> Answer:
+        """`GET /message/<link_id>`"""
+        wanted = wanted_by(environ)
+        try:
+            return answers.opened(wanted, self._vault.read(link_id))
+        except OpeningRequired as waiting:
+            if wanted.kind != "html":
+                raise
+            return Answer(200, HTML, _reveal(wanted, self._vault, waiting.preview))
+
+    def open(self, environ: Environ, link_id: str) -> Answer:
+        """`POST /message/<link_id>`"""
+        wanted = wanted_by(environ)
+        try:
+            opening = _opening(environ, self._vault, link_id)
+            lease_seconds = self._vault.lease_seconds if opening.idempotency_key else None
+            return answers.opened(wanted, self._vault.open(link_id, *opening), lease_seconds)
+        except (TickRequired, PassphraseRequired, ProofRequired, WrongPassphrase, TriesInUse) as problem:
+            if wanted.kind != "html":
+                raise
+            return _reveal_again(wanted, self._vault, link_id, problem)
+
+    def confirm(self, environ: Environ, link_id: str) -> Answer:
+        """`DELETE /message/<link_id>`"""
+        self._vault.confirm(link_id, environ.get("HTTP_IDEMPOTENCY_KEY"))
+        return Answer(204, TEXT, b"")
+
+    def receipt(self, environ: Environ, token: str) -> Answer:
+        """`GET /receipt/<token>`"""
+        return answers.receipt(wanted_by(environ), token, self._vault.receipt(token))
+
+    def burn(self, environ: Environ, token: str) -> Answer:
+        """`DELETE /receipt/<token>`"""
+        return answers.receipt(wanted_by(environ), token, self._vault.burn(token))
+
+    def burn_by_form(self, environ: Environ, token: str) -> Answer:
+        """`POST /receipt/<token>`"""
+        if body_of(environ).fields != {"burn": "yes"}:
+            raise FieldRefused("burn", "To burn the message, send burn=yes.")
+        return self.burn(environ, token)
+
+    def alive(self, environ: Environ) -> Answer:
+        """`GET /healthz`"""
+        return Answer(200, TEXT, b"ok\n")
+
+    def ready(self, environ: Environ) -> Answer:
+        """`GET /readyz`"""
+        self._vault.store.health()
+        return Answer(200, TEXT, b"ready\n")
+
+
+def body_of(environ: Environ, query: str = "") -> Body:
+    """The fields of a request, from the body that the gate has checked.
+
+    The query counts only where it is handed in: services append parameters of their own to links that are passed around.
+    """
+    return read_body(environ["mayfly.body"], environ.get("CONTENT_TYPE", ""), query)
+
+
+def own_origin(environ: Environ) -> str:
+    """What the request called this server; the gate has checked the host."""
+    return f"{environ['wsgi.url_scheme']}://{environ['HTTP_HOST']}"
+
+
+class Opening(NamedTuple):
+    """What a request to open a message brings."""
+
+    passphrase: str | None
+    idempotency_key: str | None
+    proof: str | None
+
+
+def _opening(environ: Environ, vault: Vault, link_id: str) -> Opening:
+    """Check a request to open a message.
+
+    Whether the message exists is told before what is wrong with the form, so that a link that is gone answers alike to all.
+    """
+    body = body_of(environ)
+    fields = dict(body.fields)
+    header_key = environ.get("HTTP_IDEMPOTENCY_KEY")
+    if body.kind == "text":
+        raise BodyRefused("Open with an empty body, a form or JSON.")
+    form_key, ticked = fields.pop("idempotency_key", None), fields.pop("open", None)
+    passphrase, proof = fields.pop("passphrase", None) or None, fields.pop("proof", None) or None
+    if fields or not isinstance(form_key, str | None) or (header_key is not None and form_key):
+        raise FieldRefused(
+            "", "Opening takes the fields open, passphrase, proof and idempotency_key, or the header Idempotency-Key."
+        )
+    # An empty header was sent and cannot be kept: `Vault` refuses it. An empty field is a form's way to say none.
+    key = header_key if header_key is not None else form_key or None
+    if body.kind == "form" and ticked != "yes":
+        vault.preview(link_id, key)
+        raise TickRequired
+    return Opening(read_passphrase(passphrase), key, read_proof(proof))
+
+
+def _reveal(wanted: Wanted, vault: Vault, preview: Preview, problem: str | None = None) -> bytes:
+    """The page to open a message, with a lease key of its own."""
+    return pages.reveal(wanted, preview, secrets.token_urlsafe(24), vault.lease_seconds, vault.max_message_bytes, problem)
+
+
+def _reveal_again(wanted: Wanted, vault: Vault, link_id: str, problem: MayflyError) -> Answer:
+    refusal = answer_error(problem, wanted)
+    try:
+        page = _reveal(wanted, vault, vault.preview(link_id), wanted.language.say(problem.text, **problem.values))
+    except NotFound:
+        return refusal
+    return replace(refusal, body=page)
