@@ -95,10 +95,8 @@ def test_keys_are_made_rotated_listed_and_dropped(operator: Operator) -> None:
     assert operator.key_ids() == [second]
 
 
-@pytest.mark.parametrize(
-    "arguments", [("keys", "rotate"), ("keys", "list"), ("keys", "drop", "2026-11-aaaa"), ("purge",), (), ("serve",)]
-)
-def test_without_a_key_file_each_command_says_so(operator: Operator, arguments: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("arguments", [("keys", "rotate"), ("keys", "list"), ("keys", "drop", "2026-11-aaaa"), (), ("serve",)])
+def test_without_a_key_file_each_command_that_needs_keys_says_so(operator: Operator, arguments: tuple[str, ...]) -> None:
     assert "it does not exist" in operator.is_refused(*arguments)
     assert not operator.key_file.parent.exists(), "nothing is left behind"
 
@@ -130,6 +128,23 @@ def test_purge_removes_what_has_expired_and_nothing_else(operator: Operator) -> 
     store = SqliteStore(operator.database, 64 << 20, wall_clock)
     assert (store.counts().stored, store.counts().expired) == (1, 0)
     assert Vault(store, KeyFile(operator.key_file), 30, 1024).read(kept.link_id).content.message == "kept"
+    store.close()
+
+
+def test_purge_needs_no_keys(operator: Operator) -> None:
+    """Where cron may not read the key file, what has expired goes all the same."""
+    crypto.create_key_file(operator.key_file)
+    now = wall_clock()
+    store = SqliteStore(operator.database, 64 << 20, lambda: Millis(now - 3_600_000))
+    vault = Vault(store, KeyFile(operator.key_file), 30, 1024)
+    vault.create(Draft("canary", expires_in=60))
+    vault.create(Draft("kept"))
+    store.close()
+    operator.key_file.unlink()
+    assert operator.does("purge") == "purged 1\n"
+    assert not operator.key_file.exists()
+    store = SqliteStore(operator.database, 64 << 20, wall_clock)
+    assert (store.counts().stored, store.counts().expired) == (1, 0)
     store.close()
 
 

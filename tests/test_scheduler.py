@@ -22,8 +22,6 @@ import psutil
 import pytest
 
 import crypto
-from crypto import KeyFile
-from messages import Vault
 from records import Millis, NewRow, RowId, Sealed
 from scheduler import PurgeScheduler
 from storage import sqlite
@@ -68,7 +66,6 @@ class WallClock:
 PURGE = """
 import sys, threading, time
 from apscheduler.triggers.interval import IntervalTrigger
-from messages import Vault
 import scheduler
 from storage.sqlite import SqliteStore
 
@@ -79,7 +76,7 @@ class Telling(SqliteStore):
 
 if "interval" in sys.argv:
     scheduler.EveryFromNow = lambda seconds: IntervalTrigger(seconds=seconds)
-purge = scheduler.PurgeScheduler(Vault(Telling(None, 1 << 24, lambda: 0), None, 30, 1024), 0.5)
+purge = scheduler.PurgeScheduler(Telling(None, 1 << 24, lambda: 0), 0.5)
 if "unwatched" in sys.argv:
     purge._watchdog = threading.Thread(target=lambda: None)
 purge.start()
@@ -330,20 +327,18 @@ def test_one_of_several_workers_purges(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def vault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Vault]:
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SqliteStore]:
     monkeypatch.setattr(sqlite, "_BUSY_SECONDS", 0.05)
-    crypto.create_key_file(tmp_path / "key.json")
     store = SqliteStore(tmp_path / "mayfly.db", 64 << 20, lambda: Millis(LONG_AGO + 3_600_000))
-    yield Vault(store, KeyFile(tmp_path / "key.json"), 30, 1024)
+    yield store
     store.close()
 
 
-def test_purge_goes_on_after_the_store_failed(tmp_path: Path, vault: Vault, caplog: pytest.LogCaptureFixture) -> None:
-    assert isinstance(vault.store, SqliteStore)
-    due_row(vault.store, 1)
+def test_purge_goes_on_after_the_store_failed(tmp_path: Path, store: SqliteStore, caplog: pytest.LogCaptureFixture) -> None:
+    due_row(store, 1)
     other = sqlite3.connect(tmp_path / "mayfly.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
-    purge = PurgeScheduler(vault.store, 0.1)
+    purge = PurgeScheduler(store, 0.1)
     purge.start()
     try:
         eventually(lambda: sum("the purge failed" in message for message in caplog.messages) >= 2, "it failed twice")
@@ -356,14 +351,13 @@ def test_purge_goes_on_after_the_store_failed(tmp_path: Path, vault: Vault, capl
     assert {record.levelno for record in caplog.records if "the purge failed" in record.getMessage()} == {logging.ERROR}
 
 
-def test_stopped_purge_has_no_threads_and_runs_no_more(tmp_path: Path, vault: Vault) -> None:
-    assert isinstance(vault.store, SqliteStore)
+def test_stopped_purge_has_no_threads_and_runs_no_more(tmp_path: Path, store: SqliteStore) -> None:
     before = set(threading.enumerate())
-    purge = PurgeScheduler(vault.store, 0.1)
+    purge = PurgeScheduler(store, 0.1)
     purge.start()
-    due_row(vault.store, 1)
+    due_row(store, 1)
     eventually(lambda: bodies_in(tmp_path / "mayfly.db") == 0, "it runs")
     purge.stop()
     eventually(lambda: set(threading.enumerate()) <= before, "its threads have ended")
-    due_row(vault.store, 2)
+    due_row(store, 2)
     assert bodies_in(tmp_path / "mayfly.db") == 1

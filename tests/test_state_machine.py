@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 import crypto
 from crypto import KeyFile
-from errors import FieldRefused, MayflyError, NotFound, OpeningRequired, PassphraseRequired, WrongPassphrase
+from errors import FieldRefused, MayflyError, NotFound, OpeningRequired, PassphraseRequired, ProofRequired, WrongPassphrase
 from messages import Vault
 from records import Created, Draft, Millis, Receipt
 from storage.sqlite import SqliteStore
@@ -26,15 +26,21 @@ LEASE_MS = 30_000
 RECEIPT_MS = 8 * 24 * 3600 * 1000
 KEYS = ("first-reader-0001", "second-reader-002")
 RIGHT, WRONG = "right", "wrong"
+WRONG_PROOF = "w" * 43
 
 
 @dataclass
 class Model:
-    """What a message is, without a store: `leases` are the end and the number told of each, `ended` how it was destroyed."""
+    """What a message is, without a store: `leases` are the end and the number told of each, `ended` how it was destroyed.
+
+    A `proof` makes it a document; `tries` says whether a wrong passphrase, or a wrong proof, is counted.
+    """
 
     created: Created
     text: str
     passphrase: str | None
+    proof: str | None
+    tries: bool
     created_at: int
     expires_at: int
     views: int | None
@@ -72,6 +78,7 @@ class Model:
 
 
 WHICH = st.integers(0, 7)
+FEW = precondition(lambda self: sum(model.there(self.now) for model in self.models) < 2)  # so that much happens to each
 
 
 def on_a_message(**drawn: Any) -> Callable[[Callable[..., None]], Any]:
@@ -124,7 +131,7 @@ class Life(RuleBasedStateMachine):
 
     # What people do
 
-    @precondition(lambda self: sum(model.there(self.now) for model in self.models) < 2)  # few, so that much happens to each
+    @FEW
     @rule(
         text=st.text(st.characters(codec="utf-8", exclude_characters="\x00"), min_size=1, max_size=20),
         views=st.sampled_from([None, 1, 2, 3]),
@@ -133,10 +140,30 @@ class Life(RuleBasedStateMachine):
     )
     def create(self, text: str, views: int | None, expires_in: int, passphrase: str | None) -> None:
         created = self.vault.create(Draft(text, expires_in, views, passphrase))
-        assert created.views == views
-        expires_at = self.now - self.now % 1000 + expires_in * 1000
-        self.models.append(Model(created, text, passphrase, self.now, expires_at, views))
-        assert created.expires_at == expires_at
+        assert created.encryption == "server"
+        self.remember(Model(created, text, passphrase, None, bool(passphrase), self.now, self.end_of(expires_in), views))
+
+    @FEW
+    @rule(
+        text=st.text(st.characters(codec="utf-8"), max_size=20),
+        views=st.sampled_from([None, 1, 2, 3]),
+        expires_in=st.sampled_from([60, 3600, 604_800]),
+        needs_passphrase=st.booleans(),
+    )
+    def create_document(self, text: str, views: int | None, expires_in: int, needs_passphrase: bool) -> None:
+        """End-to-end encrypted: the server has a proof to check, and never a passphrase."""
+        proof = f"{len(self.models):043}"
+        document = Draft("", expires_in, views, document=text, proof=proof, needs_passphrase=needs_passphrase)
+        created = self.vault.create(document)
+        assert created.encryption == "end-to-end"
+        self.remember(Model(created, text, None, proof, needs_passphrase, self.now, self.end_of(expires_in), views))
+
+    def end_of(self, expires_in: int) -> int:
+        return self.now - self.now % 1000 + expires_in * 1000
+
+    def remember(self, model: Model) -> None:
+        assert (model.created.views, model.created.expires_at) == (model.views, model.expires_at)
+        self.models.append(model)
 
     @on_a_message()
     def read(self, model: Model) -> None:
@@ -145,7 +172,7 @@ class Life(RuleBasedStateMachine):
 
         if not model.openable(self.now):
             self.refused(NotFound, act)
-        elif model.views is not None or model.passphrase:
+        elif model.views is not None or model.passphrase or model.proof:
             self.refused(OpeningRequired, act)
         else:
             assert act() == model.text
@@ -157,7 +184,7 @@ class Life(RuleBasedStateMachine):
         else:
             preview = self.vault.preview(model.created.link_id, key)
             assert (preview.expires_at, preview.views_left) == (model.expires_at, model.views)
-            assert preview.needs_passphrase == (model.passphrase is not None)
+            assert (preview.needs_passphrase, preview.encryption) == (model.tries, model.created.encryption)
 
     @on_a_message(key=st.sampled_from([None, None, *KEYS]), times=st.sampled_from([1, 1, 2, 6]))
     def open(self, model: Model, key: str | None, times: int) -> None:
@@ -166,9 +193,10 @@ class Life(RuleBasedStateMachine):
 
     def open_once(self, model: Model, key: str | None) -> None:
         if not model.openable(self.now, key):
-            self.refused(NotFound, lambda: self.vault.open(model.created.link_id, model.passphrase, key))
+            self.refused(NotFound, lambda: self.vault.open(model.created.link_id, model.passphrase, key, model.proof))
             return
-        opened = self.vault.open(model.created.link_id, model.passphrase, key)
+        opened = self.vault.open(model.created.link_id, model.passphrase, key, model.proof)
+        assert (opened.content.format == "document") == (model.proof is not None)
         assert (opened.content.message, opened.expires_at) == (model.text, model.expires_at)
         if key and model.leased(self.now, key):
             assert opened.views_left == model.leases[key][1]
@@ -189,12 +217,27 @@ class Life(RuleBasedStateMachine):
         if not model.openable(self.now, key):
             self.refused(NotFound, act)
         elif model.passphrase:
-            refusal = self.refused(WrongPassphrase, act)
-            model.wrong += 1
-            assert isinstance(refusal, WrongPassphrase)
-            assert refusal.tries_left == 5 - model.wrong
-            if model.wrong == 5:
-                model.ended = "locked"
+            self.count_wrong(model, act)
+
+    @on_a_message(key=st.sampled_from([None, *KEYS]))
+    def open_with_a_wrong_proof(self, model: Model, key: str | None) -> None:
+        """Which is a guess at a passphrase where the sender set one; without one there is nothing to guess."""
+
+        def act() -> object:
+            return self.vault.open(model.created.link_id, RIGHT, key, WRONG_PROOF)
+
+        if not model.openable(self.now, key):
+            self.refused(NotFound, act)
+        elif model.proof and model.tries:
+            self.count_wrong(model, act)
+        elif model.proof:
+            self.refused(ProofRequired, act)
+
+    @on_a_message(key=st.sampled_from([None, *KEYS]))
+    def open_without_its_proof(self, model: Model, key: str | None) -> None:
+        if model.proof:
+            error = ProofRequired if model.openable(self.now, key) else NotFound
+            self.refused(error, lambda: self.vault.open(model.created.link_id, RIGHT, key))
 
     @on_a_message(key=st.sampled_from([None, *KEYS]))
     def open_without_its_passphrase(self, model: Model, key: str | None) -> None:
@@ -289,6 +332,14 @@ class Life(RuleBasedStateMachine):
         """With the last view gone and no lease alive, the body goes at once."""
         if model.views == 0 and all(until <= self.now for until, _ in model.leases.values()):
             model.ended = "spent"
+
+    def count_wrong(self, model: Model, act: object) -> None:
+        refusal = self.refused(WrongPassphrase, act)
+        model.wrong += 1
+        assert isinstance(refusal, WrongPassphrase)
+        assert refusal.tries_left == 5 - model.wrong
+        if model.wrong == 5:
+            model.ended = "locked"
 
     def refused(self, error: type[MayflyError], act: object) -> MayflyError:
         with pytest.raises(error) as refusal:
