@@ -16,6 +16,9 @@ from typing import Any
 from tests.serving import CreatedMessage, Served
 
 
+PLACES_IN_THREADS = 16
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """One response. Header names are in lower case."""
@@ -38,7 +41,10 @@ def request(method: str, path: str, body: bytes = b"", **headers: str) -> bytes:
 
 
 def opening(message: CreatedMessage, key: str | None = None, accept: str = "text/plain", in_thread: bool = False) -> bytes:
-    """A request to open `message`. `in_thread`: in a way that granian's adapter hands to a thread, beside those on its loop."""
+    """A request to open `message`. `in_thread`: in a way that granian's adapter hands to a thread, beside those on its loop.
+
+    It takes PLACES_IN_THREADS of these at one time, and refuses more.
+    """
     headers = {"Accept": accept}
     if key:
         headers["Idempotency_Key"] = key
@@ -119,6 +125,7 @@ def race_for_each(served: Served, messages: int, readers: int, views: int = 1) -
         for number in range(messages):
             content = f"message {number} of {messages}"
             message = served.create(content, views=views)
-            requests = [opening(message, in_thread=bool(reader % 2)) for reader in range(readers)]
+            in_threads = range(1, min(readers, 2 * PLACES_IN_THREADS), 2)
+            requests = [opening(message, in_thread=reader in in_threads) for reader in range(readers)]
             delivered.append(deliveries(race(lines, requests), content))
     return delivered

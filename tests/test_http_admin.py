@@ -343,6 +343,19 @@ def test_script_with_other_fields_deletes_nothing(own_served: Served) -> None:
     assert own_served.purge() == 1
 
 
+def test_script_that_names_the_link_in_the_query_deletes_nothing(own_served: Served) -> None:
+    """Without a body this would be a purge, which is not what was asked for; and a query ends up in logs."""
+    message = own_served.create("hello")
+    own_served.create("expired", expires_in=60)
+    own_served.clock.advance(61)
+    for query in (f"link={message.link}", f"link={message.id}", "x=y"):
+        answer = own_served.http.post(f"/delete?{query}", headers={"Authorization": f"Bearer {own_served.admin_token}"})
+        assert answer.status_code == 400
+        assert "body" in answer.text
+    assert own_served.http.get(message.path).text == "hello"
+    assert own_served.purge() == 1
+
+
 def test_script_without_the_admin_token_deletes_nothing(own_served: Served) -> None:
     message = own_served.create("hello")
     token = own_served.admin_token

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import select
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from tests import raw
+from tests.racing import Line
 from tests.serving import Served, Server
 
 RATE = 3
@@ -226,6 +231,70 @@ def test_announced_size_is_refused_before_the_body_is_sent(served: Served) -> No
     """A client that only announces gets its answer at once."""
     (answer,) = raw.send(served, raw.request("POST", "/", [TEXT], length=6 * 1024 * 1024 + 64 * 1024 + 1), timeout=5)
     assert answer.status == 413
+
+
+# Bodies in flight, which wait for nobody in gunicorn: a thread of it reads one body
+
+BIG = 6 * 1024 * 1024
+
+
+def announce(served: Served, host: str = "localhost") -> Line:
+    """A connection on which a long body was announced, and begun."""
+    line = Line(served, timeout=8)
+    line.send(raw.request("POST", "/", [TEXT], host=host, length=BIG))
+    with suppress(OSError):  # refused already
+        line.send(b"x" * 1000)
+    return line
+
+
+def push(line: Line, most_bytes: int) -> None:
+    """Send as much as the server takes."""
+    line.socket.setblocking(False)
+    try:
+        while most_bytes > 0:
+            most_bytes -= line.socket.send(b"x" * min(most_bytes, 65536))
+            time.sleep(0)  # so that the server may read
+    except OSError:
+        pass
+
+
+def resident_bytes(served: Served) -> int:
+    return int(psutil.Process(served.pid).memory_info().rss)
+
+
+def test_body_of_a_request_that_is_refused_by_its_head_is_not_awaited(own_served: Served) -> None:
+    """Forty strangers who announce 6 MiB each get their answers, and no memory."""
+    before = resident_bytes(own_served)
+    lines = [announce(own_served, "evil.example") for _ in range(40)]
+    assert {line.answer().status for line in lines} == {400}
+    for line in lines:
+        push(line, BIG - 10_000)
+    assert resident_bytes(own_served) - before < 30 * 1024 * 1024
+    for line in lines:
+        line.close()
+
+
+def test_bodies_in_flight_are_bounded_and_short_ones_go_on(own_served: Served) -> None:
+    """Who comes with one more long body is told when to come again; when the others are gone, it is taken."""
+    lines = [announce(own_served) for _ in range(30)]
+    try:
+        select.select([line.socket for line in lines], [], [], 8)
+        message = own_served.create("short", views=1)
+        assert own_served.http.post(message.path).text == "short"
+        refused = [line for line in lines if select.select([line.socket], [], [], 0.2)[0]]
+        assert 15 <= len(refused) < 30
+        for line in refused:
+            answer = line.answer()
+            assert answer.status == 503
+            assert int(answer.headers["retry-after"]) >= 1
+        assert own_served.http.post("/", content=b"x" * 100_000, headers=dict([TEXT])).status_code in (201, 503)
+    finally:
+        for line in lines:
+            line.close()
+    deadline = time.monotonic() + 10
+    while (status := own_served.http.post("/", content=b"x" * (1 << 20), headers=dict([TEXT])).status_code) == 503:
+        assert time.monotonic() < deadline
+    assert status == 201
 
 
 # Signing in

@@ -1,8 +1,10 @@
-"""Clients that drip or stall take nobody's place, and a body that does not arrive is refused after ten seconds."""
+"""Clients that drip or stall take nobody's place, nor do passphrases; a body that does not arrive is refused after ten seconds."""
 
 from __future__ import annotations
 
+import select
 import selectors
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -10,7 +12,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from tests.racing import Answer, Line, request
-from tests.serving import Served, Server
+from tests.serving import CreatedMessage, Served, Server
 
 DRIPPERS = 64
 OPEN_SECONDS = 1.0
@@ -146,3 +148,130 @@ def test_headers_that_drip_are_never_answered_with_a_message_or_a_fault(outcome:
     """granian ends the connection after ten seconds; a thread of gunicorn waits for as long as they drip."""
     assert {dripper.answer.status for dripper in outcome.by_headers if dripper.answer} <= {400, 408}
     assert "Traceback" not in outcome.log
+
+
+# Passphrases, which take 0.2 s each
+
+
+FORM = "application/x-www-form-urlencoded"
+PASSPHRASES = {
+    "plain": (JSON, b'{"passphrase":"pw"}'),
+    "spaced": (JSON, b'{ "passphrase" \n : "pw"}'),
+    "escaped": (JSON, b'{"p\\u0061ssphrase":"pw"}'),
+    "all escaped": (JSON, b'{"' + b"".join(b"\\u%04x" % byte for byte in b"passphrase") + b'":"pw"}'),
+    "form": (FORM, b"open=yes&passphrase=pw"),
+    "escaped form": (FORM, b"open=yes&p%61ssphrase=pw"),
+    "multipart": (
+        "multipart/form-data; boundary=b",
+        b'--b\r\nContent-Disposition: form-data; name="open"\r\n\r\nyes\r\n'
+        b"--b\r\nContent-Disposition: form-data; name=passphrase\r\n\r\npw\r\n--b--\r\n",
+    ),
+}
+
+
+def with_passphrase(message: CreatedMessage, spelled: str) -> bytes:
+    content_type, body = PASSPHRASES[spelled]
+    return request("POST", message.path, body, Content_Type=content_type, Accept=JSON)
+
+
+def waits_of_others(served: Served, until: threading.Event) -> list[float]:
+    """How long each GET of a message took, one after another."""
+    line, waits = Line(served, timeout=10), []
+    look = request("GET", served.create("for all").path, Accept="text/plain")
+    while not until.is_set():
+        began = time.monotonic()
+        assert line.ask(look).body == b"for all"
+        waits.append(time.monotonic() - began)
+        time.sleep(0.01)
+    line.close()
+    return waits
+
+
+@pytest.mark.parametrize("spelled", PASSPHRASES)
+def test_passphrase_however_it_is_spelled_keeps_nobody_waiting(served: Served, spelled: str) -> None:
+    """Eight readers at once, three times each."""
+    messages = [served.create("canary", passphrase="pw", views=3) for _ in range(8)]
+    statuses: list[int] = []
+    done = threading.Event()
+
+    def read(message: CreatedMessage) -> None:
+        line = Line(served)
+        for _ in range(3):
+            statuses.append(line.ask(with_passphrase(message, spelled)).status)
+        line.close()
+
+    def read_all() -> None:
+        readers = [threading.Thread(target=read, args=[message]) for message in messages]
+        for reader in readers:
+            reader.start()
+        for reader in readers:
+            reader.join()
+        done.set()
+
+    threading.Thread(target=read_all).start()
+    waits = waits_of_others(served, done)
+    assert statuses == [200] * 24
+    assert len(waits) > 5
+    assert max(waits) < OPEN_SECONDS
+
+
+def test_crowd_of_passphrases_is_told_at_once_to_come_again_and_loses_nothing(served: Served) -> None:
+    """While the first are served, everything else goes on."""
+    messages = [served.create("canary", passphrase="pw", views=1) for _ in range(40)]
+    lines = [Line(served) for _ in messages]
+    began = time.monotonic()
+    for line, message in zip(lines, messages, strict=True):
+        line.send(with_passphrase(message, "plain"))
+    for act in (
+        lambda: served.http.get("/admin", headers={"Accept": "text/html"}).status_code == 200,
+        lambda: served.create("quick"),
+        lambda: served.create("*quick*", format="markdown"),
+    ):
+        before = time.monotonic()
+        assert act()
+        assert time.monotonic() - before < OPEN_SECONDS
+    early = select.select([line.socket for line in lines], [], [], 0)[0]
+    assert len(early) >= 15, f"of 40 readers these had their answers after {time.monotonic() - began:.1f} s"
+    answers = [line.answer() for line in lines]
+    for line in lines:
+        line.close()
+    refused = [message for message, answer in zip(messages, answers, strict=True) if answer.status == 503]
+    assert 15 <= len(refused) <= 24
+    assert [answer.status for answer in answers].count(200) == 40 - len(refused)
+    assert all(int(answer.headers["retry-after"]) >= 1 for answer in answers if answer.status == 503)
+    for message in refused:
+        assert served.http.get(message.receipt_path, headers={"Accept": JSON}).json()["opened"] == []
+    assert served.http.post(refused[0].path, json={"passphrase": "wrong"}).json()["tries_left"] == 4
+    assert served.http.post(refused[0].path, json={"passphrase": "pw"}).json()["message"] == "canary"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"message":"' + b"\\u0061" * 1_000_000 + b'"}',
+        b'{"message":"' + b"\\u0061" * 1_000_000,
+        b'{"message":"' + b',\\"' * 1_000_000 + b'"}',
+        b'{"message":' + b" " * 5_000_000 + b'"x"}',
+        b'{"passphrase" ' + b" " * 5_000_000 + b'"x"}',
+        b"{" + b'"format" ' * 500_000,
+    ],
+    ids=["escapes", "escapes without end", "quotes", "spaces", "spaces after a key", "keys"],
+)
+def test_body_however_it_is_made_keeps_nobody_waiting(own_served: Served, body: bytes) -> None:
+    done = threading.Event()
+    answers = []
+
+    def create() -> None:
+        line = Line(own_served, timeout=15)
+        try:
+            answers.append(line.ask(request("POST", "/", body, Content_Type=JSON)).status)
+        finally:
+            line.close()
+            done.set()
+
+    creating = threading.Thread(target=create)
+    creating.start()
+    waits = waits_of_others(own_served, done)
+    creating.join()
+    assert answers in ([201], [400], [413])
+    assert max(waits) < OPEN_SECONDS
