@@ -15,7 +15,6 @@ from typing import Any
 
 from tests.serving import CreatedMessage, Served
 
-
 PLACES_IN_THREADS = 16
 
 
