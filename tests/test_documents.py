@@ -238,7 +238,7 @@ def test_right_proofs_give_their_try_back(served: Served) -> None:
     assert tries_free(served, sent) == 5
 
 
-@pytest.mark.parametrize("proof", ["x", "x" * 42, "x" * 44, "x" * 42 + "=", "é" * 43, "x" * 1_000_000, ["x" * 43], {"x": 1}, 7])
+@pytest.mark.parametrize("proof", ["x", "x" * 42, "x" * 44, "x" * 42 + "=", "é" * 43, "x" * 60_000, ["x" * 43], {"x": 1}, 7])
 @pytest.mark.parametrize("needs_passphrase", [False, True])
 def test_malformed_proof_is_refused_and_costs_nothing(served: Served, proof: Any, needs_passphrase: bool) -> None:
     sent = send(served, views=1, needs_passphrase=needs_passphrase)
