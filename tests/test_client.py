@@ -16,7 +16,7 @@ import threading
 import time
 import tomllib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -99,6 +99,14 @@ class Terminal:
 
     def type(self, line: str) -> None:
         os.write(self.fd, line.encode())
+
+    def interrupt(self) -> None:
+        """Press Ctrl-C, and again after a while: Python hears of the first only after the read that it was about to begin."""
+        for _ in range(20):
+            self.type("\x03")
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(timeout=1)
+                return
 
     def end(self) -> int:
         """Wait for the end; returns the exit code."""
@@ -192,7 +200,8 @@ def test_what_an_odd_server_says_does_not_steer_a_terminal() -> None:
 def test_typing_a_message_and_interrupting_it_sends_nothing(served: Served) -> None:
     terminal = Terminal(served, "send")
     terminal.wait_for("Type the message, then Ctrl-D.")
-    terminal.type("half a mess\x03")
+    terminal.type("half a mess")
+    terminal.interrupt()
     assert terminal.end() == 1
     assert "http" not in terminal.shown
 
