@@ -328,7 +328,7 @@ class SqliteStore:
             return bool(known == verifier)
 
     def health(self) -> None:
-        self._one("SELECT 1", ())
+        self._one("SELECT n FROM messages LIMIT 1", ())
 
     def counts(self) -> Counts:
         with self._lock, _faults():
