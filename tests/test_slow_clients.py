@@ -210,7 +210,7 @@ def test_passphrase_however_it_is_spelled_keeps_nobody_waiting(served: Served, s
     waits = waits_of_others(served, done)
     assert statuses == [200] * 16
     assert len(waits) > 5
-    assert max(waits) < OPEN_SECONDS
+    assert max(waits, default=0) < OPEN_SECONDS
 
 
 def test_crowd_of_passphrases_is_told_at_once_to_come_again_and_loses_nothing(served: Served) -> None:
@@ -272,4 +272,4 @@ def test_body_however_it_is_made_keeps_nobody_waiting(own_served: Served, body: 
     waits = waits_of_others(own_served, done)
     creating.join()
     assert answers in ([201], [400], [413])
-    assert max(waits) < OPEN_SECONDS
+    assert max(waits, default=0) < OPEN_SECONDS
