@@ -80,7 +80,7 @@ def open_all(line: Line, stored: list[Stored], lease: bool = True) -> None:
 def check_full_store(served: Served, line: Line, size: int) -> None:
     """The promises of a store that is full of messages of one size."""
     stored = fill(line, size)
-    assert len(stored) * size > 150_000
+    assert len(stored) * size > 100_000
     refused(line.ask(request("POST", "/", f'{{"message": "{"x" * size}"}}'.encode(), Content_Type=JSON)))
     assert served.http.get("/readyz").status_code == 200
     burned, opened = stored[: len(stored) // 10], stored[len(stored) // 10 :]
