@@ -13,7 +13,7 @@ RUN useradd --system --user-group --uid 10001 --no-create-home --shell /usr/sbin
     && install -d -o mayfly -g mayfly -m 0700 /keys /data
 COPY --from=build /venv /venv
 WORKDIR /app
-COPY server.py database.py crypto.py scheduler.py settings.py records.py errors.py messages.py sanitize.py commands.py drafts.py gunicorn.conf.py ./
+COPY server.py database.py crypto.py keyfile.py scheduler.py settings.py records.py errors.py messages.py sanitize.py commands.py drafts.py gunicorn.conf.py ./
 COPY storage/ storage/
 COPY web/ web/
 # Whatever umask they were checked out with.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-import crypto
+import keyfile
 import messages
 from database import open_database
 from errors import StartRefused
@@ -48,29 +48,29 @@ def build_commands(serve: Callable[[], None]) -> click.Group:
     @keys.command()
     def create() -> None:
         """Make a key file with a new key and a new admin token."""
-        ring = crypto.create_key_file(_key_path())
+        ring = keyfile.create(_key_path())
         click.echo(f"made {_key_path()} with key {ring.current}; the admin token is its field admin_token")
 
     @keys.command()
     def rotate() -> None:
         """Add a new key and make it current. A running server picks it up within a second."""
-        click.echo(f"current key is now {crypto.rotate(_key_path(), datetime.now(UTC))}; the old one is kept for opening")
+        click.echo(f"current key is now {keyfile.rotate(_key_path(), datetime.now(UTC))}; the old one is kept for opening")
 
     @keys.command("list")
     def list_() -> None:
         """Name the keys, and when each was retired."""
-        for name, state in crypto.describe(_key_path()):
+        for name, state in keyfile.describe(_key_path()):
             click.echo(f"{name}  {state}")
 
     @keys.command()
     @click.argument("key_id")
     def drop(key_id: str) -> None:
         """Remove a key that was retired at least eight days ago."""
-        crypto.drop(_key_path(), key_id, datetime.now(UTC))
+        keyfile.drop(_key_path(), key_id, datetime.now(UTC))
         click.echo(f"dropped {key_id}")
 
     return cli
 
 
 def _key_path() -> Path:
-    return Settings.from_environ(os.environ).key_file or crypto.default_key_path()
+    return Settings.from_environ(os.environ).key_file or keyfile.default_path()

@@ -18,7 +18,7 @@ import uuid
 from dataclasses import dataclass, field
 
 import crypto
-from crypto import KeyFile, KeyRing, Locked
+from crypto import KeyRing, Locked
 from database import MessageStore
 from errors import (
     BodyTooLarge,
@@ -33,6 +33,7 @@ from errors import (
     TriesInUse,
     WrongPassphrase,
 )
+from keyfile import KeyFile
 from records import (
     MAX_TRIES,
     SECOND,

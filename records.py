@@ -22,6 +22,9 @@ KeyId = NewType("KeyId", str)
 Sealed = NewType("Sealed", bytes)
 """An envelope: format version, key id and encrypted bytes, as `crypto` makes them. All that a store ever sees."""
 
+VaultName = Literal["open", "guarded", "sealed"]
+"""How much a message matters, and so who may open it and how its database must be reached."""
+
 Format = Literal["text", "markdown"]
 Encryption = Literal["server", "end-to-end"]
 State = Literal["waiting", "opened", "burned", "expired", "locked"]

@@ -13,10 +13,11 @@ import signal
 import socket
 import sys
 
+import keyfile
 from commands import build_commands
-from crypto import KeyFile, create_key_file, default_key_path
 from database import Clock, open_database
 from errors import StartRefused
+from keyfile import KeyFile
 from messages import Vault
 from scheduler import PurgeScheduler
 from settings import Settings
@@ -54,9 +55,9 @@ def open_vault(settings: Settings, now: Clock | None = None) -> Vault:
 
     Raises StartRefused.
     """
-    path = settings.key_file or default_key_path()
+    path = settings.key_file or keyfile.default_path()
     if settings.embedded and settings.key_file is None and not os.path.exists(path):  # noqa: PTH110 - this one never raises
-        create_key_file(path)
+        keyfile.create(path)
     keys = KeyFile(path)
     return Vault(open_database(settings, now), keys, settings.lease_seconds, settings.max_message_bytes)
 
@@ -94,7 +95,7 @@ def serve(settings: Settings | None = None, now: Clock | None = None) -> None:
 
     url = settings.public_url or _local_url(settings)
     print(f"Mayfly serves {url}" + (" and this machine's other addresses" if settings.host in _EVERYWHERE else ""))
-    key_file = settings.key_file or default_key_path()
+    key_file = settings.key_file or keyfile.default_path()
     print(f"Keys are in {key_file}; the admin token is its field admin_token, for {url}/admin", flush=True)
     uvloop.run(run())
 

@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-import crypto
+import keyfile
 
 PROJECT = Path(__file__).resolve().parent.parent
 Server = Literal["granian", "gunicorn"]
@@ -89,7 +89,7 @@ class Served:
         self.database_file = folder / "mayfly.db"
         self.log_file = folder / "server.log"
         if not self.key_file.exists():
-            crypto.create_key_file(self.key_file)
+            keyfile.create(self.key_file)
         self.clock = MovableClock(folder / "clock")
         self.settings = {
             "MAYFLY_PORT": str(self.port),

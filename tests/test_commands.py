@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-import crypto
-from crypto import KeyFile
+import keyfile
 from database import wall_clock
 from errors import KeyMissing
+from keyfile import KeyFile
 from messages import Vault
 from records import Draft, Millis
 from storage.sqlite import SqliteStore
@@ -111,11 +111,11 @@ def test_keys_default_to_the_users_configuration(operator: Operator, tmp_path: P
     del operator.settings["MAYFLY_KEY_FILE"]
     operator.settings["XDG_CONFIG_HOME"] = str(tmp_path / "config")
     operator.does("keys", "create")
-    assert crypto.read_key_file(tmp_path / "config" / "mayfly" / "key.json")
+    assert keyfile.read(tmp_path / "config" / "mayfly" / "key.json")
 
 
 def test_purge_removes_what_has_expired_and_nothing_else(operator: Operator) -> None:
-    crypto.create_key_file(operator.key_file)
+    keyfile.create(operator.key_file)
     now = wall_clock()
     store = SqliteStore(operator.database, 64 << 20, lambda: Millis(now - 3_600_000))
     vault = Vault(store, KeyFile(operator.key_file), 30, 1024)
@@ -133,7 +133,7 @@ def test_purge_removes_what_has_expired_and_nothing_else(operator: Operator) -> 
 
 def test_purge_needs_no_keys(operator: Operator) -> None:
     """Where cron may not read the key file, what has expired goes all the same."""
-    crypto.create_key_file(operator.key_file)
+    keyfile.create(operator.key_file)
     now = wall_clock()
     store = SqliteStore(operator.database, 64 << 20, lambda: Millis(now - 3_600_000))
     vault = Vault(store, KeyFile(operator.key_file), 30, 1024)
@@ -150,7 +150,7 @@ def test_purge_needs_no_keys(operator: Operator) -> None:
 
 def test_purge_beside_a_running_server_does_its_work(operator: Operator) -> None:
     """Cron need not ask who purges: removing twice removes once."""
-    crypto.create_key_file(operator.key_file)
+    keyfile.create(operator.key_file)
     now = wall_clock()
     store = SqliteStore(operator.database, 64 << 20, lambda: Millis(now - 3_600_000))
     assert store.may_purge()
@@ -161,13 +161,13 @@ def test_purge_beside_a_running_server_does_its_work(operator: Operator) -> None
 
 
 def test_purge_refuses_the_memory_store(operator: Operator) -> None:
-    crypto.create_key_file(operator.key_file)
+    keyfile.create(operator.key_file)
     said = operator.is_refused("purge", MAYFLY_DATABASE_URL="sqlite://")
     assert "the memory store lives inside the server" in said
 
 
 def test_wrong_settings_stop_every_command(operator: Operator) -> None:
-    crypto.create_key_file(operator.key_file)
+    keyfile.create(operator.key_file)
     for arguments in (("purge",), ("keys", "list"), ("serve",)):
         assert "MAYFLY_PORT must be a port" in operator.is_refused(*arguments, MAYFLY_PORT="none")
 

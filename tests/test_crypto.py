@@ -21,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import crypto
+import keyfile
 from crypto import KeyRing, Locked, MasterKey
 from errors import Damaged, KeyMissing, PassphraseMismatch, Unavailable
 from records import KeyId, Sealed
@@ -35,7 +36,7 @@ links = st.uuids(version=4).map(lambda link: link.bytes)
 
 
 def master_of(secret: bytes) -> MasterKey:
-    return crypto._master_of(base64.urlsafe_b64encode(secret).decode())
+    return keyfile._master_of(base64.urlsafe_b64encode(secret).decode())
 
 
 def ring_of(current: str, **secrets: bytes) -> KeyRing:

@@ -21,6 +21,7 @@ import pytest
 
 import crypto
 import drafts
+import keyfile
 import messages
 import sanitize
 import settings
@@ -139,7 +140,7 @@ def _table(page: str, heading: str, first_column: str) -> list[list[str]]:
 def test_every_route_is_documented_and_no_other(tmp_path: Path) -> None:
     """The table of routes and Flask's URL map are the same."""
     key_file = tmp_path / "key.json"
-    crypto.create_key_file(key_file)
+    keyfile.create(key_file)
     chosen = settings.Settings(key_file=key_file)
     vault = open_vault(chosen)
     rules = build_app(vault, Handlers(vault, chosen), Limits(0)).url_map.iter_rules()

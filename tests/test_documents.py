@@ -26,9 +26,11 @@ import httpx
 import pytest
 
 import crypto
+import keyfile
 import messages
-from crypto import KeyFile, KeyRing, Locked
+from crypto import KeyRing, Locked
 from errors import BodyTooLarge, KeyMissing, NotFound, ProofRequired, TriesInUse
+from keyfile import KeyFile
 from mayfly import envelope
 from messages import Vault
 from records import Created, Draft, Millis, RowId, Sealed
@@ -366,7 +368,7 @@ class Case:
 
     def __init__(self, folder: Path) -> None:
         self.now, self.folder, self.keys = 1_800_000_000_000, folder, folder / "key.json"
-        crypto.create_key_file(self.keys)
+        keyfile.create(self.keys)
         store = SqliteStore(folder / "mayfly.db", 64 << 20, lambda: Millis(self.now))
         self.vault = Vault(store, KeyFile(self.keys), 30, 64 * 1024)
 
@@ -421,7 +423,7 @@ def test_document_opens_after_its_key_was_rotated(case: Case) -> None:
     proof = new_proof()
     created = case.create(proof, views=1)
     before = case.vault.keys.ring().current
-    crypto.rotate(case.keys, datetime.now(UTC))
+    keyfile.rotate(case.keys, datetime.now(UTC))
     case.vault.keys = KeyFile(case.keys)
     assert case.vault.keys.ring().current != before
     assert case.vault.open(created.link_id, proof=proof).views_left == 0
@@ -430,7 +432,7 @@ def test_document_opens_after_its_key_was_rotated(case: Case) -> None:
 def test_wrong_key_file_uses_nothing_of_a_document_up(case: Case) -> None:
     proof = new_proof()
     created = case.create(proof, views=1, needs_passphrase=True)
-    crypto.create_key_file(case.folder / "other.json")
+    keyfile.create(case.folder / "other.json")
     right, case.vault.keys = case.vault.keys, KeyFile(case.folder / "other.json")
     for _ in range(7):
         with pytest.raises(KeyMissing):
@@ -490,7 +492,7 @@ class Loot:
             return dict(found)
 
     def ring(self) -> KeyRing:
-        return crypto.read_key_file(self.folder / "key.json")
+        return keyfile.read(self.folder / "key.json")
 
 
 @pytest.fixture(scope="module", params=[None, "correct horse"], ids=["no passphrase", "passphrase"])

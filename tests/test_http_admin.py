@@ -137,7 +137,7 @@ def test_session_ends_after_half_an_hour_or_when_it_is_altered(served: Served) -
     """A session's age is in the signed cookie: one made half an hour ago, by the server's own key, is refused."""
     from itsdangerous import TimestampSigner
 
-    import crypto
+    import keyfile
     from web import admin
 
     class Past(TimestampSigner):
@@ -148,7 +148,7 @@ def test_session_ends_after_half_an_hour_or_when_it_is_altered(served: Served) -
 
     def cookie_of(age: int) -> str:
         signer = Past(
-            crypto.read_key_file(served.key_file).session_secret(), salt=b"mayfly admin", digest_method=admin.hashlib.sha256
+            keyfile.read(served.key_file).session_secret(), salt=b"mayfly admin", digest_method=admin.hashlib.sha256
         )
         signer.age = age
         return signer.sign("session").decode()

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-import crypto
+import keyfile
 from errors import KeyFileRefused, KeyMissing
 from records import KeyId
 from tests.serving import PROJECT
@@ -56,7 +56,7 @@ def with_key(name: str, entry: Any) -> str:
 def refusal_of(path: Path, why: str = "") -> str:
     """The refusal, after checking what holds for each: one line that names the file and holds no key bytes."""
     with pytest.raises(KeyFileRefused) as refused:
-        crypto.read_key_file(path)
+        keyfile.read(path)
     line = str(refused.value)
     assert why in line
     assert line.startswith(f"key file {path}: ")
@@ -65,7 +65,7 @@ def refusal_of(path: Path, why: str = "") -> str:
     return line
 
 
-def look_now(keys: crypto.KeyFile) -> None:
+def look_now(keys: keyfile.KeyFile) -> None:
     """Let the second between two looks at the file have passed."""
     keys._looked_at -= 2
 
@@ -163,7 +163,7 @@ def test_file_that_the_group_may_read_is_refused_unless_root_owns_it(path: Path)
     """Kubernetes mounts a secret so: root owns it, the pod's group may read it."""
     path.chmod(0o640)
     if os.geteuid() == 0:
-        assert crypto.read_key_file(path).current == "2026-11-aaaa"
+        assert keyfile.read(path).current == "2026-11-aaaa"
         os.chown(path, 65534, -1)
     refusal_of(path, "its group may read it, and root does not own it")
 
@@ -171,7 +171,7 @@ def test_file_that_the_group_may_read_is_refused_unless_root_owns_it(path: Path)
 @pytest.mark.parametrize("mode", [0o600, 0o400])
 def test_file_of_its_owner_is_taken(path: Path, mode: int) -> None:
     path.chmod(mode)
-    assert crypto.read_key_file(path).current == "2026-11-aaaa"
+    assert keyfile.read(path).current == "2026-11-aaaa"
 
 
 def test_file_inside_the_project_is_refused() -> None:
@@ -187,7 +187,7 @@ def test_example_works_nowhere(tmp_path: Path) -> None:
 def test_symlink_is_judged_by_its_target(tmp_path: Path, path: Path) -> None:
     link = tmp_path / "link.json"
     link.symlink_to(path)
-    assert crypto.read_key_file(link).current == "2026-11-aaaa"
+    assert keyfile.read(link).current == "2026-11-aaaa"
     path.chmod(0o644)
     refusal_of(link, "everyone on this machine may use it")
     link.unlink()
@@ -201,12 +201,12 @@ def test_symlink_is_judged_by_its_target(tmp_path: Path, path: Path) -> None:
 def test_created_file_is_good_its_owners_alone_and_never_twice_the_same(tmp_path: Path) -> None:
     mask = os.umask(0)
     try:
-        rings = [crypto.create_key_file(tmp_path / name / "mayfly" / "key.json") for name in "ab"]
+        rings = [keyfile.create(tmp_path / name / "mayfly" / "key.json") for name in "ab"]
     finally:
         os.umask(mask)
     for name, ring in zip("ab", rings, strict=True):
         assert (tmp_path / name / "mayfly" / "key.json").stat().st_mode & 0o777 == 0o600
-        assert crypto.read_key_file(tmp_path / name / "mayfly" / "key.json") == ring
+        assert keyfile.read(tmp_path / name / "mayfly" / "key.json") == ring
     assert rings[0].admin_token != rings[1].admin_token
     assert rings[0].masters[rings[0].current].secret != rings[1].masters[rings[1].current].secret
 
@@ -214,33 +214,33 @@ def test_created_file_is_good_its_owners_alone_and_never_twice_the_same(tmp_path
 def test_creating_replaces_nothing(path: Path, tmp_path: Path) -> None:
     before = path.read_bytes()
     with pytest.raises(KeyFileRefused, match="there is one already"):
-        crypto.create_key_file(path)
+        keyfile.create(path)
     assert path.read_bytes() == before
     (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(KeyFileRefused, match="there is one already"):
-        crypto.create_key_file(tmp_path / "link")
+        keyfile.create(tmp_path / "link")
 
 
 def test_creating_is_refused_inside_the_project_and_where_nothing_can_be_written() -> None:
     with pytest.raises(KeyFileRefused, match="inside the project"):
-        crypto.create_key_file(PROJECT / "key.json")
+        keyfile.create(PROJECT / "key.json")
     assert not (PROJECT / "key.json").exists()
     with pytest.raises(KeyFileRefused, match="cannot be written"):
-        crypto.create_key_file(Path("/proc/none/key.json"))
+        keyfile.create(Path("/proc/none/key.json"))
 
 
 def test_default_place_is_the_users_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/user")
-    assert crypto.default_key_path({}) == Path("/home/user/.config/mayfly/key.json")
-    assert crypto.default_key_path({"XDG_CONFIG_HOME": "/etc/xdg"}) == Path("/etc/xdg/mayfly/key.json")
+    assert keyfile.default_path({}) == Path("/home/user/.config/mayfly/key.json")
+    assert keyfile.default_path({"XDG_CONFIG_HOME": "/etc/xdg"}) == Path("/etc/xdg/mayfly/key.json")
     # The XDG Base Directory specification: a relative path is to be ignored.
-    assert crypto.default_key_path({"XDG_CONFIG_HOME": "here"}) == Path("/home/user/.config/mayfly/key.json")
+    assert keyfile.default_path({"XDG_CONFIG_HOME": "here"}) == Path("/home/user/.config/mayfly/key.json")
 
 
 def test_rotation_adds_a_key_selects_it_and_keeps_the_old_one(path: Path) -> None:
-    before = crypto.read_key_file(path)
-    name = crypto.rotate(path, NOW)
-    after = crypto.read_key_file(path)
+    before = keyfile.read(path)
+    name = keyfile.rotate(path, NOW)
+    after = keyfile.read(path)
     assert after.current == name
     assert set(after.masters) == {*before.masters, name}
     assert after.masters[before.current] == before.masters[before.current]
@@ -256,15 +256,15 @@ def test_rotation_keeps_mode_owner_and_symlink(path: Path, tmp_path: Path) -> No
     if os.geteuid() == 0:
         os.chown(path, 65534, 65534)
     owner = path.stat().st_uid
-    crypto.rotate(link, NOW)
+    keyfile.rotate(link, NOW)
     assert link.is_symlink()
     assert (path.stat().st_mode & 0o777, path.stat().st_uid) == (0o400, owner)
-    assert len(crypto.read_key_file(path).masters) == 3
+    assert len(keyfile.read(path).masters) == 3
 
 
 def test_change_leaves_no_copy_of_the_keys_behind(path: Path) -> None:
-    crypto.rotate(path, NOW)
-    crypto.drop(path, "2026-10-bbbb", NOW)
+    keyfile.rotate(path, NOW)
+    keyfile.drop(path, "2026-10-bbbb", NOW)
     assert {file.name for file in path.parent.iterdir()} == {"key.json", "key.json.lock"}
     assert path.with_name("key.json.lock").read_bytes() == b""
 
@@ -272,25 +272,25 @@ def test_change_leaves_no_copy_of_the_keys_behind(path: Path) -> None:
 def test_key_is_dropped_eight_days_after_its_retirement_and_not_before(path: Path) -> None:
     retired = datetime(2026, 11, 1, tzinfo=UTC)
     with pytest.raises(KeyFileRefused, match="may still be needed"):
-        crypto.drop(path, "2026-10-bbbb", retired + timedelta(days=8) - timedelta(microseconds=1))
-    assert len(crypto.read_key_file(path).masters) == 2
-    crypto.drop(path, "2026-10-bbbb", retired + timedelta(days=8))
-    assert set(crypto.read_key_file(path).masters) == {"2026-11-aaaa"}
+        keyfile.drop(path, "2026-10-bbbb", retired + timedelta(days=8) - timedelta(microseconds=1))
+    assert len(keyfile.read(path).masters) == 2
+    keyfile.drop(path, "2026-10-bbbb", retired + timedelta(days=8))
+    assert set(keyfile.read(path).masters) == {"2026-11-aaaa"}
 
 
 def test_current_and_unknown_keys_are_not_dropped(path: Path) -> None:
     with pytest.raises(KeyFileRefused, match="may still be needed"):
-        crypto.drop(path, "2026-11-aaaa", NOW + timedelta(days=1000))
+        keyfile.drop(path, "2026-11-aaaa", NOW + timedelta(days=1000))
     with pytest.raises(KeyFileRefused, match="it has no key 2026-12-cccc"):
-        crypto.drop(path, "2026-12-cccc", NOW)
+        keyfile.drop(path, "2026-12-cccc", NOW)
 
 
 def test_keys_are_listed_with_their_retirement_and_nothing_else(path: Path) -> None:
-    assert crypto.describe(path) == [("2026-11-aaaa", "current"), ("2026-10-bbbb", "2026-11-01T00:00:00Z")]
+    assert keyfile.describe(path) == [("2026-11-aaaa", "current"), ("2026-10-bbbb", "2026-11-01T00:00:00Z")]
 
 
 @pytest.mark.parametrize(
-    "change", [lambda path: crypto.rotate(path, NOW), lambda path: crypto.drop(path, "a", NOW), crypto.describe]
+    "change", [lambda path: keyfile.rotate(path, NOW), lambda path: keyfile.drop(path, "a", NOW), keyfile.describe]
 )
 def test_refused_file_is_not_changed(tmp_path: Path, change: Callable[[Path], object]) -> None:
     """Nor is anything put beside it."""
@@ -307,10 +307,10 @@ ROTATE_TEN_TIMES = """
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-import crypto
+import keyfile
 sys.stdin.read(1)
 for _ in range(10):
-    print(crypto.rotate(Path(sys.argv[1]), datetime.now(UTC)))
+    print(keyfile.rotate(Path(sys.argv[1]), datetime.now(UTC)))
 """
 
 
@@ -330,10 +330,10 @@ def test_concurrent_rotations_lose_no_key(path: Path) -> None:
         process.stdin.write("g")
         process.stdin.flush()
     made = [name for process in rotating for name in process.communicate(timeout=60)[0].split()]
-    ring = crypto.read_key_file(path)
+    ring = keyfile.read(path)
     assert len(made) == 40
     assert set(ring.masters) == {*GOOD["keys"], *made}
-    assert [name for name, state in crypto.describe(path) if state == "current"] == [ring.current]
+    assert [name for name, state in keyfile.describe(path) if state == "current"] == [ring.current]
 
 
 def test_readers_never_see_half_a_file(path: Path) -> None:
@@ -343,12 +343,12 @@ def test_readers_never_see_half_a_file(path: Path) -> None:
 
     def read() -> None:
         while not ended.is_set():
-            seen.append(crypto.read_key_file(path).current)
+            seen.append(keyfile.read(path).current)
 
     reader = threading.Thread(target=read)
     reader.start()
     try:
-        made = [crypto.rotate(path, NOW) for _ in range(20)]
+        made = [keyfile.rotate(path, NOW) for _ in range(20)]
     finally:
         ended.set()
         reader.join()
@@ -359,9 +359,9 @@ def test_readers_never_see_half_a_file(path: Path) -> None:
 
 
 def test_running_server_picks_a_rotation_up(path: Path) -> None:
-    keys = crypto.KeyFile(path)
+    keys = keyfile.KeyFile(path)
     before = keys.ring()
-    name = crypto.rotate(path, NOW)
+    name = keyfile.rotate(path, NOW)
     assert keys.ring() is before, "the file is looked at once a second"
     look_now(keys)
     assert keys.ring().current == name
@@ -369,8 +369,8 @@ def test_running_server_picks_a_rotation_up(path: Path) -> None:
 
 def test_unknown_key_id_is_looked_for_at_once(path: Path) -> None:
     """Another process has rotated and sealed within this second."""
-    keys = crypto.KeyFile(path)
-    name = crypto.rotate(path, NOW)
+    keys = keyfile.KeyFile(path)
+    name = keyfile.rotate(path, NOW)
     assert name in keys.ring_with(name).masters
     with pytest.raises(KeyMissing):
         keys.ring_with(KeyId("2026-12-cccc"))
@@ -378,9 +378,9 @@ def test_unknown_key_id_is_looked_for_at_once(path: Path) -> None:
 
 def test_unchanged_file_is_not_read_again_for_an_unknown_key_id(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Envelopes of a foreign key cost a look, not a reading each."""
-    keys = crypto.KeyFile(path)
+    keys = keyfile.KeyFile(path)
     read: list[Path] = []
-    monkeypatch.setattr(crypto, "read_key_file", read.append)
+    monkeypatch.setattr(keyfile, "read", read.append)
     for _ in range(3):
         with pytest.raises(KeyMissing):
             keys.ring_with(KeyId("2026-12-cccc"))
@@ -391,7 +391,7 @@ def test_unchanged_file_is_not_read_again_for_an_unknown_key_id(path: Path, monk
 def test_broken_change_keeps_the_keys_and_is_logged_without_key_bytes(
     path: Path, caplog: pytest.LogCaptureFixture, breakage: str
 ) -> None:
-    keys = crypto.KeyFile(path)
+    keys = keyfile.KeyFile(path)
     before = keys.ring()
     if breakage == "malformed":
         path.write_text(changed(current=KEY_A))
@@ -410,33 +410,33 @@ def test_broken_change_keeps_the_keys_and_is_logged_without_key_bytes(
 
 
 def test_mended_file_is_picked_up(path: Path) -> None:
-    keys = crypto.KeyFile(path)
+    keys = keyfile.KeyFile(path)
     path.write_text("{")
     look_now(keys)
     keys.ring()
     path.write_text(changed(keys={"2026-11-aaaa": {"key": KEY_B}}))
     look_now(keys)
-    assert keys.ring().masters == crypto.read_key_file(path).masters
+    assert keys.ring().masters == keyfile.read(path).masters
 
 
 def test_file_mended_by_chmod_alone_is_picked_up(path: Path) -> None:
-    keys = crypto.KeyFile(path)
+    keys = keyfile.KeyFile(path)
     path.write_text(changed(keys={"2026-11-aaaa": {"key": KEY_B}}))
     path.chmod(0o644)
     look_now(keys)
     keys.ring()
     path.chmod(0o600)
     look_now(keys)
-    assert keys.ring().masters == crypto.read_key_file(path).masters
+    assert keys.ring().masters == keyfile.read(path).masters
 
 
 def test_swapped_symlink_is_picked_up(path: Path, tmp_path: Path) -> None:
     """Kubernetes renews a mounted secret so."""
     link = tmp_path / "link"
     link.symlink_to(path)
-    keys = crypto.KeyFile(link)
+    keys = keyfile.KeyFile(link)
     written(tmp_path / "next", changed(keys={"2026-11-aaaa": {"key": KEY_B}}))
     (tmp_path / "new link").symlink_to(tmp_path / "next")
     (tmp_path / "new link").replace(link)
     look_now(keys)
-    assert keys.ring().masters == crypto.read_key_file(tmp_path / "next").masters
+    assert keys.ring().masters == keyfile.read(tmp_path / "next").masters

@@ -18,6 +18,7 @@ LAYERS = (
     {"audit"},
     {"database"},
     {"storage"},
+    {"keyfile"},
     {"crypto", "sanitize", "metrics"},
     {"settings"},
     {"errors"},

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import crypto
-from crypto import KeyFile
+import keyfile
 from drafts import read_draft
 from errors import (
     BodyTooLarge,
@@ -32,6 +32,7 @@ from errors import (
     Unavailable,
     WrongPassphrase,
 )
+from keyfile import KeyFile
 from messages import Vault
 from records import Created, Draft, Millis, RowId
 from storage.sqlite import SqliteStore
@@ -72,7 +73,7 @@ class Server:
 def server(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setattr(crypto, "RFC_9106_LOW_MEMORY", (1024, 1))
     keys = tmp_path / "key.json"
-    crypto.create_key_file(keys)
+    keyfile.create(keys)
     path = tmp_path / "mayfly.db" if request.param == "file" else None
     server = Server(None, path, keys)  # type: ignore[arg-type]
     server.vault = Vault(SqliteStore(path, 64 << 20, server.clock), KeyFile(keys), 30, 64 * 1024)
@@ -429,7 +430,7 @@ def test_purge_removes_all_that_is_due_however_many_slices(server: Server) -> No
 def replaced_keys(server: Server, same_ids: bool) -> Path:
     """Another key file: other keys under the same ids, or only other ids."""
     wrong = server.keys.with_name("wrong.json")
-    crypto.create_key_file(wrong)
+    keyfile.create(wrong)
     if same_ids:
         document = json.loads(wrong.read_text())
         (entry,) = document["keys"].values()
@@ -520,11 +521,11 @@ def test_after_rotation_everything_new_opens_under_the_new_key_alone(server: Ser
     old = server.vault.create(Draft("old", views=2))
     old_name = json.loads(server.keys.read_text())["current"]
     retired = datetime.now(UTC)
-    crypto.rotate(server.keys, retired)
+    keyfile.rotate(server.keys, retired)
     server.restart()
     new = [server.vault.create(Draft("new", views=1, passphrase=passphrase)) for passphrase in (None, "right")]
     assert server.vault.open(old.link_id).content.message == "old"
-    crypto.drop(server.keys, old_name, retired + timedelta(days=8))
+    keyfile.drop(server.keys, old_name, retired + timedelta(days=8))
     server.restart()
     assert [server.vault.open(message.link_id, "right").content.message for message in new] == ["new", "new"]
     with pytest.raises(KeyMissing):
@@ -534,7 +535,7 @@ def test_after_rotation_everything_new_opens_under_the_new_key_alone(server: Ser
 
 def test_message_sealed_by_another_process_with_a_newer_key_opens_at_once(server: Server) -> None:
     """This process has not looked at the key file since: an unknown key id makes it look."""
-    crypto.rotate(server.keys, datetime.now(UTC))
+    keyfile.rotate(server.keys, datetime.now(UTC))
     other = another_process(server)
     message = other.create(Draft("m", views=1))
     assert server.vault.open(message.link_id).content.message == "m"

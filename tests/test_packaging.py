@@ -24,7 +24,7 @@ import httpx
 import pytest
 import yaml
 
-import crypto
+import keyfile
 from errors import KeyFileRefused
 from tests.requirements import require_program
 from tests.serving import PROJECT, free_port
@@ -241,7 +241,7 @@ def test_example_of_the_key_file_cannot_work(tmp_path: Path) -> None:
     """Copied and given the right mode it is refused, and so is each of its secrets by itself."""
     document = json.loads((PROJECT / "key.json.example").read_text())
     path = tmp_path / "key.json"
-    crypto.create_key_file(path)
+    keyfile.create(path)
     good = json.loads(path.read_text())
     ((good_id, good_entry),) = good["keys"].items()
     assert set(document) == set(good)
@@ -250,7 +250,7 @@ def test_example_of_the_key_file_cannot_work(tmp_path: Path) -> None:
     for candidate in (document, one_good_token, one_good_key):
         path.write_text(json.dumps(candidate))
         with pytest.raises(KeyFileRefused):
-            crypto.read_key_file(path)
+            keyfile.read(path)
 
 
 def test_make_run_passes_settings_through(tmp_path: Path) -> None:

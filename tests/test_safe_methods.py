@@ -12,7 +12,7 @@ from uuid import uuid4
 
 import pytest
 
-import crypto
+import keyfile
 import server as mayfly
 from settings import Settings
 from tests.serving import CreatedMessage, Served
@@ -47,7 +47,7 @@ SAFE = ["GET", "HEAD", "OPTIONS", "TRACE"]
 def all_rules(folder: Path) -> list[str]:
     """The URL map of the application, as its rules are written."""
     key_file = folder / "key.json"
-    crypto.create_key_file(key_file)
+    keyfile.create(key_file)
     settings = Settings(key_file=key_file)
     vault = mayfly.open_vault(settings)
     return sorted({rule.rule for rule in build_app(vault, Handlers(vault, settings), Limits(0)).url_map.iter_rules()})

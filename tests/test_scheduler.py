@@ -21,7 +21,7 @@ import httpx
 import psutil
 import pytest
 
-import crypto
+import keyfile
 from records import Millis, NewRow, RowId, Sealed
 from scheduler import PurgeScheduler
 from storage import sqlite
@@ -187,7 +187,7 @@ def bodies_in(path: Path) -> int:
 def server_by(clock: WallClock, folder: Path, **settings: str) -> Iterator[str]:
     """`python server.py` under that clock; its address."""
     port = free_port()
-    crypto.create_key_file(folder / "key.json")
+    keyfile.create(folder / "key.json")
     environ = {name: value for name, value in os.environ.items() if not name.startswith("MAYFLY_")}
     environ |= {"MAYFLY_PORT": str(port), "MAYFLY_KEY_FILE": str(folder / "key.json"), **settings, **clock.environ}
     process = subprocess.Popen([sys.executable, "server.py"], cwd=PROJECT, env=environ, stdout=subprocess.DEVNULL)

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import crypto
+import keyfile
 from errors import SettingRefused
 from settings import TABLE, Settings
 from tests.serving import PROJECT, free_port
@@ -166,7 +166,7 @@ def test_public_url_is_trusted_unless_hosts_are_named() -> None:
     ],
 )
 def test_server_does_not_start_and_says_why_in_one_line(tmp_path: Path, name: str, value: str, line: str) -> None:
-    crypto.create_key_file(tmp_path / "key.json")
+    keyfile.create(tmp_path / "key.json")
     environ = {name: value for name, value in os.environ.items() if not name.startswith("MAYFLY_")}
     environ |= {"MAYFLY_KEY_FILE": str(tmp_path / "key.json"), "MAYFLY_PORT": str(free_port()), name: value}
     ended = subprocess.run([sys.executable, "server.py"], cwd=PROJECT, env=environ, capture_output=True, text=True, timeout=60)

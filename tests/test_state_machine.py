@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 import crypto
-from crypto import KeyFile
+import keyfile
 from errors import FieldRefused, MayflyError, NotFound, OpeningRequired, PassphraseRequired, ProofRequired, WrongPassphrase
+from keyfile import KeyFile
 from messages import Vault
 from records import Created, Draft, Millis, Receipt
 from storage.sqlite import SqliteStore
@@ -112,7 +113,7 @@ class Life(RuleBasedStateMachine):
     @initialize()
     def start(self) -> None:
         self.key_path = Path(self.folder.name) / "key.json"
-        crypto.create_key_file(self.key_path)
+        keyfile.create(self.key_path)
         self.vault = Vault(self.open_store(), KeyFile(self.key_path), LEASE_MS // 1000, 64 * 1024)
 
     def open_store(self) -> SqliteStore:
@@ -305,7 +306,7 @@ class Life(RuleBasedStateMachine):
     @rule()
     def rotate_the_key(self) -> None:
         self.rotations += 1
-        name = crypto.rotate(self.key_path, datetime.now(UTC))
+        name = keyfile.rotate(self.key_path, datetime.now(UTC))
         self.vault.keys._looked_at -= 2
         assert self.vault.keys.ring().current == name
 

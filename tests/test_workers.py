@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-import crypto
+import keyfile
 from tests.racing import connections, opening, request
 from tests.serving import PROJECT, Served, free_port
 
@@ -33,7 +33,7 @@ def test_memory_store_refuses_a_second_worker_in_one_line(tmp_path: Path, way: s
 def gunicorn(folder: Path, port: int, *arguments: str, **environ: str) -> subprocess.Popen[str]:
     """gunicorn as a user starts it, with the embedded default."""
     key_file = folder / "key.json"
-    crypto.create_key_file(key_file)
+    keyfile.create(key_file)
     clean = {name: value for name, value in os.environ.items() if not name.startswith("MAYFLY_")}
     environ = clean | environ | {"MAYFLY_KEY_FILE": str(key_file), "MAYFLY_PORT": str(port)}
     command = [sys.executable, "-m", "gunicorn", *arguments, "server:create_app()"]

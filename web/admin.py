@@ -14,8 +14,8 @@ import secrets
 from flask import Blueprint, Response, request
 from itsdangerous import BadSignature, TimestampSigner
 
-from crypto import KeyFile
 from errors import BodyRefused, FieldRefused, ForgedRequest, NotSignedIn
+from keyfile import KeyFile
 from messages import Vault
 from web import answers, pages
 from web.answers import HTML, Answer

@@ -1,4 +1,6 @@
-/** PBKDF2-SHA256 and how many rounds of it we make. */
+/** Keys of documents: PBKDF2-SHA256 and how many rounds of it we make, AES-256-GCM and its parameters. */
+
+import { utf8 } from "./bytes.js";
 
 export const ROUNDS = 100_000; // the key is 256 random bits: nobody guesses it
 export const PASSPHRASE_ROUNDS = 600_000; // OWASP's figure for PBKDF2-SHA256
@@ -14,3 +16,12 @@ export async function pbkdf2(secret, salt, rounds) {
   const parameters = { name: "PBKDF2", hash: "SHA-256", salt, iterations: rounds };
   return new Uint8Array(await crypto.subtle.deriveBits(parameters, key, 256));
 }
+
+/** The key that a document is sealed with. @returns {Promise<CryptoKey>} */
+export async function cipherKey(key, passphrase, salt, rounds) {
+  const secret = await pbkdf2(new Uint8Array([...key, ...utf8(passphrase)]), salt, rounds);
+  return crypto.subtle.importKey("raw", secret, "AES-GCM", false, ["encrypt", "decrypt"]);
+}
+
+/** A document's parameters, `adata`, are authenticated as they are written. */
+export const gcm = (iv, adata) => ({ name: "AES-GCM", iv, additionalData: utf8(JSON.stringify(adata)), tagLength: 128 });

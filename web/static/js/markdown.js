@@ -1,11 +1,16 @@
-/** Markdown as elements, built one by one: nothing of a message is ever parsed as HTML. */
+/**
+ * Markdown as elements, built one by one: nothing of a message is ever parsed as HTML.
+ *
+ * Headings with #, paragraphs, nested lists, quotes, fenced code, rules and tables; strong, emphasis, code, and links to http(s)
+ * and mailto. All else, images and HTML among it, stays the text that it is.
+ */
 
 const MAX_LENGTH = 65_536; // longer ones are shown as text: rendering must not hold the page up
 const MAX_DEPTH = 8;
-const SCHEMES = ["http:", "https:", "mailto:"];
-const ITEM = /^( {0,12})([-*+]|\d{1,9}[.)])[ \t]+(.*)$/;
-const RULE = /^ {0,3}([-*_])( *\1){2,} *$/;
 const HEADING = /^(#{1,6})[ \t]+(.*)$/;
+const RULE = /^ {0,3}([-*_])( *\1){2,} *$/;
+const FENCE = /^(```|~~~)/;
+const ITEM = /^ {0,3}([-*+]|\d{1,9}[.)])[ \t]+(.*)$/;
 const TABLE = /^[ \t]*\|?[ \t:|-]*-[ \t:|-]*$/;
 const INLINE = new RegExp(
   [
@@ -13,16 +18,16 @@ const INLINE = new RegExp(
     /`([^`]+)`/,
     /\*\*([^*]+(?:\*(?!\*)[^*]+\*(?!\*)[^*]*)*)\*\*|__([^_]+)__/,
     /\*([^*\s][^*]*)\*|\b_([^_]+)_\b/,
-    /\[([^[\]]*)\]\(([^()\s]+)(?:[ \t]+"[^"]*")?\)/,
+    /\[([^[\]]*)\]\(((?:https?:\/\/|mailto:)[^()\s]+)(?:[ \t]+"[^"]*")?\)/,
     /<((?:https?:\/\/|mailto:)[^<>\s]+)>/,
   ].map((part) => part.source).join("|"),
-  "g",
+  "gi",
 );
 
 /** @param {string} source @param {Element} into */
 export function renderMarkdown(source, into) {
-  if (source.length > MAX_LENGTH) return add(into, "pre", source);
-  blocks(source.split(/\r\n?|\n/), into, 0);
+  if (source.length > MAX_LENGTH) add(into, "pre", source);
+  else blocks(source.split(/\r\n?|\n/), into, 0);
 }
 
 function add(parent, name, content = "") {
@@ -32,73 +37,60 @@ function add(parent, name, content = "") {
 }
 
 function blocks(lines, into, depth) {
-  const startsBlock = (line) => HEADING.test(line) || RULE.test(line) || ITEM.test(line) || /^(>|```|~~~)/.test(line);
+  const nests = depth < MAX_DEPTH;
+  const begins = (line) => [HEADING, RULE, FENCE, ITEM, /^>/].some((block) => block.test(line));
   for (let at = 0; at < lines.length; ) {
-    const line = lines[at];
-    const upTo = (ends, from = at + 1) => {
-      const end = lines.slice(from).findIndex(ends);
-      return end < 0 ? lines.length : from + end;
+    const from = at++;
+    const line = lines[from];
+    const [heading, item] = [HEADING.exec(line), ITEM.exec(line)];
+    const takeWhile = (belongs) => {
+      while (at < lines.length && belongs(lines[at])) at += 1;
+      return lines.slice(from, at);
     };
-    let end = at + 1;
-    if (!line.trim()) {
-      at = end;
-      continue;
-    }
-    const heading = HEADING.exec(line);
-    if (heading) inline(heading[2], add(into, `h${heading[1].length}`), 0);
+    if (!line.trim()) continue;
+    if (heading) inline(heading[2], add(into, `h${heading[1].length}`));
     else if (RULE.test(line)) add(into, "hr");
-    else if (/^(```|~~~)/.test(line)) {
-      end = upTo((next) => next.startsWith(line.slice(0, 3)));
-      add(add(into, "pre"), "code", lines.slice(at + 1, end).join("\n"));
-      end += 1;
-    } else if (line.startsWith(">") && depth < MAX_DEPTH) {
-      end = upTo((next) => !next.startsWith(">"));
-      blocks(lines.slice(at, end).map((quoted) => quoted.replace(/^> ?/, "")), add(into, "blockquote"), depth + 1);
-    } else if (ITEM.test(line) && depth < MAX_DEPTH) {
-      end = list(lines, at, into, depth);
-    } else if (line.includes("|") && lines[end]?.includes("|") && TABLE.test(lines[end])) {
-      end = upTo((next) => !next.includes("|"));
-      table(lines.slice(at, end), into);
+    else if (FENCE.test(line)) {
+      const code = takeWhile((next) => !next.startsWith(line.slice(0, 3))).slice(1);
+      add(add(into, "pre"), "code", code.join("\n"));
+      at += 1;
+    } else if (nests && line.startsWith(">")) {
+      const quoted = takeWhile((next) => next.startsWith(">"));
+      blocks(quoted.map((one) => one.replace(/^> ?/, "")), add(into, "blockquote"), depth + 1);
+    } else if (nests && item) {
+      const [, ...inside] = takeWhile((next) => /^\s|^$/.test(next));
+      const margin = inside.find((one) => one.trim())?.search(/\S/);
+      const dedented = inside.map((one) => one.slice(Math.min(margin ?? 0, one.search(/\S|$/))));
+      blocks([item[2], ...dedented], add(listFor(item[1], into), "li"), depth + 1);
+    } else if (line.includes("|") && lines[at]?.includes("|") && TABLE.test(lines[at])) {
+      table(takeWhile((next) => next.includes("|")), into);
     } else {
-      end = upTo((next) => !next.trim() || startsBlock(next));
-      inline(lines.slice(at, end).map((part) => part.trim()).join("\n"), add(into, "p"), 0);
+      const paragraph = takeWhile((next) => next.trim() && !begins(next));
+      inline(paragraph.map((part) => part.trim()).join("\n"), add(into, "p"));
     }
-    at = end;
   }
 }
 
-/** @returns {number} the line after the list */
-function list(lines, at, into, depth) {
-  const [, , marker] = ITEM.exec(lines[at]);
-  const ordered = /\d/.test(marker);
-  const element = add(into, ordered ? "ol" : "ul");
-  if (ordered && parseInt(marker) !== 1) element.start = parseInt(marker);
-  const margin = lines[at].search(/\S/);
-  while (at < lines.length) {
-    const item = ITEM.exec(lines[at]);
-    if (!item || item[1].length !== margin || /\d/.test(item[2]) !== ordered) break;
-    const inside = [item[3]];
-    for (at += 1; at < lines.length; at += 1) {
-      const indent = lines[at].search(/\S/);
-      if (indent >= 0 && indent <= margin) break;
-      inside.push(lines[at].slice(Math.min(Math.max(indent, 0), margin + item[2].length + 1)));
-    }
-    const only = inside.every((line, index) => !index || !line.trim());
-    if (only) inline(item[3], add(element, "li"), 0);
-    else blocks(inside, add(element, "li"), depth + 1);
-  }
-  return at;
+/** The list that an item goes on, or else a new one. */
+function listFor(marker, into) {
+  const number = parseInt(marker);
+  const name = isNaN(number) ? "ul" : "ol";
+  if (into.lastChild?.localName === name) return into.lastChild;
+  const list = add(into, name);
+  if (number !== 1 && name === "ol") list.start = number;
+  return list;
 }
 
 function table([head, , ...rows], into) {
   const element = add(into, "table");
-  [head, ...rows].forEach((line, index) => {
+  for (const line of [head, ...rows]) {
     const row = add(element, "tr");
-    for (const cell of line.trim().replace(/^\||\|$/g, "").split("|")) inline(cell.trim(), add(row, index ? "td" : "th"), 0);
-  });
+    const cells = line.trim().replace(/^\||\|$/g, "").split("|");
+    for (const cell of cells) inline(cell.trim(), add(row, line === head ? "th" : "td"));
+  }
 }
 
-function inline(source, into, depth) {
+function inline(source, into, depth = 0) {
   let from = 0;
   for (const found of depth > MAX_DEPTH ? [] : source.matchAll(INLINE)) {
     const [all, escaped, code, strong, strong2, emphasis, emphasis2, label, target, address] = found;
@@ -108,23 +100,14 @@ function inline(source, into, depth) {
     else if (code) add(into, "code", code);
     else if (strong ?? strong2) inline(strong ?? strong2, add(into, "strong"), depth + 1);
     else if (emphasis ?? emphasis2) inline(emphasis ?? emphasis2, add(into, "em"), depth + 1);
-    else link(label ?? address, target ?? address, into, all);
+    else link(label ?? address, target ?? address, into);
   }
   into.append(source.slice(from));
 }
 
-function link(label, target, into, source) {
-  if (!SCHEMES.includes(schemeOf(target))) return into.append(source);
+function link(label, target, into) {
   const element = add(into, "a", label);
   element.href = target;
   element.rel = "noopener noreferrer nofollow";
   element.target = "_blank"; // the message stays
-}
-
-function schemeOf(target) {
-  try {
-    return new URL(target).protocol;
-  } catch {
-    return ""; // relative, or no address at all
-  }
 }

@@ -4,8 +4,8 @@
  */
 
 import { decodeKey } from "./bytes.js";
+import { decrypt } from "./decrypt.js";
 import { EnvelopeError } from "./errors.js";
-import { decrypt } from "./envelope.js";
 import { onHold } from "./hold.js";
 import { Lost, ask } from "./http.js";
 import { announce, beginAt, copyOf, during, find, refusal, tell, wait } from "./page.js";

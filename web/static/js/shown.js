@@ -6,7 +6,7 @@ import { beginAt, copyOf, find, moment, tell } from "./page.js";
 import { plural, text } from "./texts.js";
 
 /**
- * @param {import("./envelope.js").Plain} plain
+ * @param {import("./decrypt.js").Plain} plain
  * @param {{expires_at: string, views_left: ?number}} about
  * @param {{lease: string, until: number}} kept  the lease, and when it lapses
  * @param {() => void} forget

@@ -2,7 +2,7 @@
 
 import { encodeKey, utf8 } from "./bytes.js";
 import { copy } from "./clipboard.js";
-import { encrypt, newKey } from "./envelope.js";
+import { encrypt, newKey } from "./encrypt.js";
 import { takeFiles } from "./files.js";
 import { Lost, ask } from "./http.js";
 import { showLink } from "./made.js";
