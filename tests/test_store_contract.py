@@ -2,120 +2,83 @@
 
 from __future__ import annotations
 
-import os
-import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 
-from database import MessageStore, open_database
-from errors import StartRefused, StoreFailed, StoreFull
-from records import MAX_OPENINGS, MAX_TRIES, RECEIPT_LIFETIME, SECOND, Claim, KeyId, Millis, NewRow, Purged, RowId, Sealed
-from settings import Settings
-from storage import sqlite
-from storage.sqlite import SqliteStore
-from tests.serving import DATABASES, PROJECT, Database
-
-NOW = Millis(1_800_000_000_000)
-HOUR = 3_600_000
-LEASE, OTHER_LEASE = b"l" * 32, b"o" * 32
-LEASE_SECONDS = 30
-
-
-class SetClock:
-    """The time, as a test sets it."""
-
-    def __init__(self) -> None:
-        self.at = NOW
-
-    def __call__(self) -> Millis:
-        return self.at
-
-    def advance(self, millis: int) -> None:
-        self.at = Millis(self.at + millis)
+from database import MessageStore
+from errors import StoreFailed, StoreFull
+from records import MAX_OPENINGS, MAX_TRIES, RECEIPT_LIFETIME, SECOND, Claim, KeyId, Millis, Purged, RowId, Sealed
+from tests.serving import PROJECT
+from tests.stores import (
+    HOUR,
+    LEASE,
+    LEASE_SECONDS,
+    NOW,
+    OTHER_LEASE,
+    SHARED_STORES,
+    STORES,
+    Place,
+    SetClock,
+    claim,
+    new_place,
+    new_row,
+    put,
+    race,
+)
 
 
 @dataclass
 class Case:
-    """A store under test, where it is, and its clock."""
+    """A store under test, where it keeps its messages, and its clock."""
 
-    store: SqliteStore
+    store: MessageStore
+    place: Place
     clock: SetClock
-    path: Path | None
-    others: list[SqliteStore] = field(default_factory=list)
 
-    def another(self) -> SqliteStore:
-        """A second connection to the same messages; on memory there is only the one."""
-        if self.path is None:
-            return self.store
-        self.others.append(opened(self.path, self.clock))
-        return self.others[-1]
+    def another(self) -> MessageStore:
+        """A second store with the same messages; on memory there is only the one."""
+        return self.place.open(self.clock)
 
 
-def opened(path: Path | None, clock: Callable[[], Millis], quota_bytes: int = 64 << 20) -> SqliteStore:
-    url = f"sqlite:///{path}" if path else "sqlite://"
-    store = open_database(Settings(database_url=url, store_bytes=quota_bytes, max_message_bytes=64 * 1024), clock)
-    assert isinstance(store, SqliteStore)
-    return store
+@pytest.fixture(params=STORES)
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+    yield from _made(request.param, tmp_path)
 
 
-@pytest.fixture(params=DATABASES)
-def case(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Case]:
-    clock = SetClock()
-    path = tmp_path / "mayfly.db" if request.param == "file" else None
-    case = Case(opened(path, clock), clock, path)
-    yield case
-    for store in (case.store, *case.others):
-        store.close()
+def _made(name: str, folder: Path) -> Iterator[Place]:
+    place = new_place(name, folder)
+    yield place
+    place.close()
 
 
 @pytest.fixture
-def store(case: Case) -> SqliteStore:
-    return case.store
+def clock() -> SetClock:
+    return SetClock()
 
 
 @pytest.fixture
-def clock(case: Case) -> SetClock:
-    return case.clock
+def store(place: Place, clock: SetClock) -> MessageStore:
+    return place.open(clock)
 
 
-def new_row(number: int = 0, **changes: Any) -> NewRow:
-    """A message that lives an hour from NOW."""
-    row = NewRow(
-        id=RowId(number.to_bytes(32, "big")),
-        receipt=bytes([number % 256]) * 32,
-        created_at=NOW,
-        expires_at=Millis(NOW + HOUR),
-        views=1,
-        tries=None,
-        proof=None,
-        body=Sealed(b"body %d" % number),
-    )
-    return replace(row, **changes)
-
-
-def put(store: MessageStore, number: int = 0, **changes: Any) -> RowId:
-    row = new_row(number, **changes)
-    store.put(row)
-    return row.id
-
-
-def claim(store: MessageStore, row_id: RowId, lease: bytes | None = None) -> Claim | None:
-    return store.claim(row_id, lease, LEASE_SECONDS)
+@pytest.fixture
+def case(store: MessageStore, place: Place, clock: SetClock) -> Case:
+    return Case(store, place, clock)
 
 
 # Put, peek, fetch, history
 
 
-def test_stored_message_is_found_whole(store: SqliteStore) -> None:
+def test_stored_message_is_found_whole(store: MessageStore) -> None:
     body = Sealed(bytes(range(256)) * 200)
     row_id = put(store, views=3, tries=MAX_TRIES, proof=bytes(range(32)), body=body)
     row = store.peek(row_id)
@@ -127,7 +90,7 @@ def test_stored_message_is_found_whole(store: SqliteStore) -> None:
     assert store.history(row_id) == row
 
 
-def test_what_was_never_stored_is_not_there(store: SqliteStore) -> None:
+def test_what_was_never_stored_is_not_there(store: MessageStore) -> None:
     put(store)
     none = RowId(b"n" * 32)
     assert (
@@ -146,7 +109,7 @@ def test_what_was_never_stored_is_not_there(store: SqliteStore) -> None:
     assert store.counts().stored == 1
 
 
-def test_second_message_of_one_id_is_refused_and_the_first_stays(store: SqliteStore) -> None:
+def test_second_message_of_one_id_is_refused_and_the_first_stays(store: MessageStore) -> None:
     row_id = put(store)
     with pytest.raises(StoreFailed):
         put(store, body=Sealed(b"another"))
@@ -155,18 +118,10 @@ def test_second_message_of_one_id_is_refused_and_the_first_stays(store: SqliteSt
     assert store.counts().stored == 1
 
 
-def test_message_is_stored_whole_or_not_at_all(store: SqliteStore) -> None:
-    """A body that cannot be written leaves no state behind."""
-    store._db.execute("CREATE TRIGGER no_body BEFORE INSERT ON bodies BEGIN SELECT raise(ABORT, 'no'); END")
-    with pytest.raises(StoreFailed):
-        put(store)
-    assert store.history(new_row().id) is None
-
-
 # Claims
 
 
-def test_last_view_takes_the_body_with_it(store: SqliteStore) -> None:
+def test_last_view_takes_the_body_with_it(store: MessageStore, place: Place) -> None:
     row_id = put(store, views=2)
     assert claim(store, row_id) == Claim(1)
     assert store.fetch(row_id, None)
@@ -175,10 +130,10 @@ def test_last_view_takes_the_body_with_it(store: SqliteStore) -> None:
     history = store.history(row_id)
     assert history is not None
     assert (history.ended, history.views_left) == ("spent", 0)
-    assert store._db.execute("SELECT count(*) FROM bodies").fetchone() == (0,)
+    assert place.bodies() == 0
 
 
-def test_openings_are_remembered_in_order(store: SqliteStore, clock: SetClock) -> None:
+def test_openings_are_remembered_in_order(store: MessageStore, clock: SetClock) -> None:
     row_id = put(store, views=2)
     claim(store, row_id)
     clock.advance(1234)
@@ -187,7 +142,7 @@ def test_openings_are_remembered_in_order(store: SqliteStore, clock: SetClock) -
     assert history and history.openings == (NOW, NOW + 1234)
 
 
-def test_only_the_newest_openings_are_kept(store: SqliteStore, clock: SetClock) -> None:
+def test_only_the_newest_openings_are_kept(store: MessageStore, clock: SetClock) -> None:
     row_id = put(store, views=None)
     for _ in range(MAX_OPENINGS + 5):
         clock.advance(1)
@@ -196,16 +151,16 @@ def test_only_the_newest_openings_are_kept(store: SqliteStore, clock: SetClock) 
     assert row and row.openings == tuple(range(NOW + 6, NOW + MAX_OPENINGS + 6))
 
 
-def test_message_without_a_limit_takes_no_lease(store: SqliteStore) -> None:
+def test_message_without_a_limit_takes_no_lease(store: MessageStore, place: Place) -> None:
     """Nothing of it is used up, so nothing has to be kept for a reader who comes again."""
     row_id = put(store, views=None)
     assert [claim(store, row_id, lease) for lease in (None, LEASE, LEASE)] == [Claim(None)] * 3
-    assert store._db.execute("SELECT count(*) FROM claims").fetchone() == (0,)
+    assert place.leases() == []
     assert not store.confirm(row_id, LEASE)
     assert store.peek(row_id)
 
 
-def test_lease_repeats_its_claim_and_tells_the_same_number(store: SqliteStore) -> None:
+def test_lease_repeats_its_claim_and_tells_the_same_number(store: MessageStore) -> None:
     row_id = put(store, views=3)
     assert claim(store, row_id, LEASE) == Claim(2)
     assert claim(store, row_id) == Claim(1)
@@ -217,7 +172,7 @@ def test_lease_repeats_its_claim_and_tells_the_same_number(store: SqliteStore) -
     assert history and len(history.openings) == 3
 
 
-def test_last_view_under_a_lease_is_its_holders_alone(store: SqliteStore) -> None:
+def test_last_view_under_a_lease_is_its_holders_alone(store: MessageStore) -> None:
     row_id = put(store)
     assert claim(store, row_id, LEASE) == Claim(0)
     assert store.peek(row_id) is store.fetch(row_id, None) is store.fetch(row_id, OTHER_LEASE) is None
@@ -227,7 +182,7 @@ def test_last_view_under_a_lease_is_its_holders_alone(store: SqliteStore) -> Non
     assert claim(store, row_id, LEASE) == Claim(0)
 
 
-def test_lease_of_one_message_opens_no_other(store: SqliteStore) -> None:
+def test_lease_of_one_message_opens_no_other(store: MessageStore) -> None:
     first, second = put(store, 1), put(store, 2)
     claim(store, first, LEASE)
     claim(store, second, OTHER_LEASE)
@@ -235,7 +190,7 @@ def test_lease_of_one_message_opens_no_other(store: SqliteStore) -> None:
     assert not store.confirm(second, LEASE)
 
 
-def test_lease_ends_to_the_millisecond(store: SqliteStore, clock: SetClock) -> None:
+def test_lease_ends_to_the_millisecond(store: MessageStore, clock: SetClock) -> None:
     row_id = put(store)
     claim(store, row_id, LEASE)
     clock.advance(LEASE_SECONDS * SECOND - 1)
@@ -246,7 +201,7 @@ def test_lease_ends_to_the_millisecond(store: SqliteStore, clock: SetClock) -> N
     assert not store.confirm(row_id, LEASE)
 
 
-def test_lease_is_not_prolonged_by_its_use(store: SqliteStore, clock: SetClock) -> None:
+def test_lease_is_not_prolonged_by_its_use(store: MessageStore, clock: SetClock) -> None:
     row_id = put(store)
     for _ in range(3):
         assert claim(store, row_id, LEASE)
@@ -254,7 +209,7 @@ def test_lease_is_not_prolonged_by_its_use(store: SqliteStore, clock: SetClock) 
     assert claim(store, row_id, LEASE) is None
 
 
-def test_after_its_lease_a_reader_takes_another_view(store: SqliteStore, clock: SetClock) -> None:
+def test_after_its_lease_a_reader_takes_another_view(store: MessageStore, clock: SetClock) -> None:
     row_id = put(store, views=2)
     assert claim(store, row_id, LEASE) == Claim(1)
     clock.advance(LEASE_SECONDS * SECOND)
@@ -264,12 +219,12 @@ def test_after_its_lease_a_reader_takes_another_view(store: SqliteStore, clock: 
     assert claim(store, row_id, LEASE) is None
 
 
-def test_lease_ends_with_the_message(store: SqliteStore, clock: SetClock) -> None:
+def test_lease_ends_with_the_message(store: MessageStore, clock: SetClock, place: Place) -> None:
     """At min(lease, expires_at)."""
     row_id = put(store)
     clock.at = Millis(NOW + HOUR - 5)
     assert claim(store, row_id, LEASE) == Claim(0)
-    assert store._db.execute("SELECT until FROM claims").fetchone() == (NOW + HOUR,)
+    assert place.leases() == [NOW + HOUR]
     clock.advance(4)
     assert store.fetch(row_id, LEASE)
     assert claim(store, row_id, LEASE) == Claim(0)
@@ -280,7 +235,7 @@ def test_lease_ends_with_the_message(store: SqliteStore, clock: SetClock) -> Non
 # Confirming
 
 
-def test_confirming_the_last_view_removes_the_body_at_once(store: SqliteStore) -> None:
+def test_confirming_the_last_view_removes_the_body_at_once(store: MessageStore, place: Place) -> None:
     row_id = put(store)
     claim(store, row_id, LEASE)
     assert not store.confirm(row_id, OTHER_LEASE)
@@ -288,19 +243,19 @@ def test_confirming_the_last_view_removes_the_body_at_once(store: SqliteStore) -
     assert store.confirm(row_id, LEASE)
     assert store.fetch(row_id, LEASE) is claim(store, row_id, LEASE) is None
     assert not store.confirm(row_id, LEASE)
-    assert store._db.execute("SELECT count(*) FROM bodies").fetchone() == (0,)
+    assert place.bodies() == 0
     history = store.history(row_id)
     assert history and history.ended == "spent"
 
 
-def test_confirming_leaves_the_views_of_others(store: SqliteStore) -> None:
+def test_confirming_leaves_the_views_of_others(store: MessageStore) -> None:
     row_id = put(store, views=2)
     claim(store, row_id, LEASE)
     assert store.confirm(row_id, LEASE)
     assert claim(store, row_id) == Claim(0)
 
 
-def test_body_stays_until_the_last_lease_is_confirmed(store: SqliteStore) -> None:
+def test_body_stays_until_the_last_lease_is_confirmed(store: MessageStore, place: Place) -> None:
     row_id = put(store, views=2)
     claim(store, row_id, LEASE)
     claim(store, row_id, OTHER_LEASE)
@@ -308,10 +263,10 @@ def test_body_stays_until_the_last_lease_is_confirmed(store: SqliteStore) -> Non
     assert store.fetch(row_id, LEASE) is None
     assert store.fetch(row_id, OTHER_LEASE)
     assert store.confirm(row_id, OTHER_LEASE)
-    assert store._db.execute("SELECT count(*) FROM bodies").fetchone() == (0,)
+    assert place.bodies() == 0
 
 
-def test_last_view_without_a_lease_leaves_the_lease_of_another(store: SqliteStore, clock: SetClock) -> None:
+def test_last_view_without_a_lease_leaves_the_lease_of_another(store: MessageStore, clock: SetClock) -> None:
     row_id = put(store, views=2)
     claim(store, row_id, LEASE)
     clock.advance(1000)
@@ -324,21 +279,21 @@ def test_last_view_without_a_lease_leaves_the_lease_of_another(store: SqliteStor
 # Tries of a passphrase
 
 
-def test_tries_are_reserved_up_to_five_and_given_back(store: SqliteStore) -> None:
+def test_tries_are_reserved_up_to_five_and_given_back(store: MessageStore) -> None:
     row_id = put(store, tries=MAX_TRIES)
     assert [store.reserve_try(row_id) for _ in range(6)] == [True] * 5 + [False]
     store.return_try(row_id)
     assert [store.reserve_try(row_id) for _ in range(2)] == [True, False]
 
 
-def test_no_more_tries_come_back_than_there_were(store: SqliteStore) -> None:
+def test_no_more_tries_come_back_than_there_were(store: MessageStore) -> None:
     row_id = put(store, tries=MAX_TRIES)
     for _ in range(3):
         store.return_try(row_id)
     assert [store.reserve_try(row_id) for _ in range(6)].count(True) == MAX_TRIES
 
 
-def test_fifth_wrong_try_destroys_the_message(store: SqliteStore) -> None:
+def test_fifth_wrong_try_destroys_the_message(store: MessageStore, place: Place) -> None:
     row_id = put(store, tries=MAX_TRIES, views=None)
     for left in (4, 3, 2, 1, 0):
         assert store.reserve_try(row_id)
@@ -350,10 +305,10 @@ def test_fifth_wrong_try_destroys_the_message(store: SqliteStore) -> None:
     store.return_try(row_id)
     history = store.history(row_id)
     assert history and history.ended == "locked"
-    assert store._db.execute("SELECT count(*) FROM bodies").fetchone() == (0,)
+    assert place.bodies() == 0
 
 
-def test_tries_that_a_killed_process_had_reserved_come_back_after_a_minute(store: SqliteStore, clock: SetClock) -> None:
+def test_tries_that_a_killed_process_had_reserved_come_back_after_a_minute(store: MessageStore, clock: SetClock) -> None:
     """But not those that were wrong, and none sooner."""
     row_id = put(store, tries=MAX_TRIES)
     assert all(store.reserve_try(row_id) for _ in range(MAX_TRIES))
@@ -369,13 +324,13 @@ def test_tries_that_a_killed_process_had_reserved_come_back_after_a_minute(store
     assert [store.wrong_try(row_id) for _ in range(3)] == [2, 1, 0]
 
 
-def test_message_without_a_passphrase_has_no_tries(store: SqliteStore) -> None:
+def test_message_without_a_passphrase_has_no_tries(store: MessageStore) -> None:
     row_id = put(store)
     store.return_try(row_id)
     assert not store.reserve_try(row_id)
 
 
-def test_lease_holder_has_tries_after_the_last_view(store: SqliteStore) -> None:
+def test_lease_holder_has_tries_after_the_last_view(store: MessageStore) -> None:
     """A repeated opening checks the passphrase again."""
     row_id = put(store, tries=MAX_TRIES)
     claim(store, row_id, LEASE)
@@ -385,7 +340,7 @@ def test_lease_holder_has_tries_after_the_last_view(store: SqliteStore) -> None:
 # Burning
 
 
-def test_only_its_own_receipt_burns_a_message(store: SqliteStore) -> None:
+def test_only_its_own_receipt_burns_a_message(store: MessageStore) -> None:
     first, second = put(store, 1), put(store, 2)
     for wrong in (b"\x02" * 32, b"", b"\x01" * 31, b"\x01" * 33):
         assert not store.burn(first, wrong)
@@ -398,13 +353,13 @@ def test_only_its_own_receipt_burns_a_message(store: SqliteStore) -> None:
     assert history and history.ended == "burned"
 
 
-def test_takedown_needs_no_receipt(store: SqliteStore) -> None:
+def test_takedown_needs_no_receipt(store: MessageStore) -> None:
     row_id = put(store, views=None)
     assert store.burn(row_id, None)
     assert store.peek(row_id) is None
 
 
-def test_burning_ends_leases(store: SqliteStore) -> None:
+def test_burning_ends_leases(store: MessageStore) -> None:
     row_id = put(store)
     claim(store, row_id, LEASE)
     assert store.burn(row_id, bytes(32))
@@ -414,7 +369,7 @@ def test_burning_ends_leases(store: SqliteStore) -> None:
 
 # Expiry
 
-AT_EXPIRY: dict[str, Callable[[SqliteStore, RowId], object]] = {
+AT_EXPIRY: dict[str, Callable[[MessageStore, RowId], object]] = {
     "peek": lambda store, row_id: store.peek(row_id),
     "fetch": lambda store, row_id: store.fetch(row_id, None),
     "fetch under a lease": lambda store, row_id: store.fetch(row_id, LEASE),
@@ -442,13 +397,13 @@ def test_message_is_there_until_expires_at_and_not_a_millisecond_longer(case: Ca
         assert act(case.store, before)
     case.clock.at = Millis(NOW + HOUR)
     assert not act(case.store, after)
-    assert case.store._db.execute("SELECT count(*) FROM bodies").fetchone()[0] >= 1
+    assert case.place.bodies() >= 1
 
 
 # The purge
 
 
-def test_purge_removes_expired_bodies_at_expires_at_and_no_others(store: SqliteStore, clock: SetClock) -> None:
+def test_purge_removes_expired_bodies_at_expires_at_and_no_others(store: MessageStore, clock: SetClock) -> None:
     put(store, 1)
     later = put(store, 2, expires_at=Millis(NOW + HOUR + 1))
     clock.at = Millis(NOW + HOUR - 1)
@@ -461,7 +416,7 @@ def test_purge_removes_expired_bodies_at_expires_at_and_no_others(store: SqliteS
     assert history and history.ended == "expired"
 
 
-def test_purge_goes_in_slices(store: SqliteStore, clock: SetClock) -> None:
+def test_purge_goes_in_slices(store: MessageStore, clock: SetClock) -> None:
     for number in range(25):
         put(store, number)
     clock.advance(HOUR)
@@ -473,7 +428,7 @@ def test_purge_goes_in_slices(store: SqliteStore, clock: SetClock) -> None:
     ]
 
 
-def test_purge_removes_a_used_up_body_when_its_last_lease_ends(store: SqliteStore, clock: SetClock) -> None:
+def test_purge_removes_a_used_up_body_when_its_last_lease_ends(store: MessageStore, clock: SetClock) -> None:
     row_id = put(store, views=2)
     claim(store, row_id, LEASE)
     clock.advance(10 * SECOND)
@@ -487,12 +442,12 @@ def test_purge_removes_a_used_up_body_when_its_last_lease_ends(store: SqliteStor
     assert history and history.ended == "spent"
 
 
-def test_purge_leaves_a_message_whose_lease_ended_but_has_views(store: SqliteStore, clock: SetClock) -> None:
+def test_purge_leaves_a_message_whose_lease_ended_but_has_views(store: MessageStore, clock: SetClock, place: Place) -> None:
     row_id = put(store, views=2)
     claim(store, row_id, LEASE)
     clock.advance(LEASE_SECONDS * SECOND)
     assert store.purge(10).bodies == 0
-    assert store._db.execute("SELECT count(*) FROM claims").fetchone() == (0,)
+    assert place.leases() == []
     assert claim(store, row_id) == Claim(0)
 
 
@@ -518,48 +473,22 @@ def test_history_stays_eight_days_from_creation_and_then_goes(case: Case, end: s
     case.clock.advance(1)
     assert store.history(row_id) is None
     assert store.purge(10) == Purged(0, 1, more=False)
-    assert store._db.execute("SELECT count(*) FROM messages").fetchone() == (0,)
+    assert case.place.states() == 0
 
 
-def test_nothing_outlives_eight_days_even_if_no_purge_ran_before(store: SqliteStore, clock: SetClock) -> None:
+def test_nothing_outlives_eight_days_even_if_no_purge_ran_before(store: MessageStore, clock: SetClock, place: Place) -> None:
     row_id = put(store)
     clock.advance(RECEIPT_LIFETIME)
     assert store.history(row_id) is None
     store.purge(10)
     store.purge(10)
-    assert store._db.execute("SELECT (SELECT count(*) FROM messages), (SELECT count(*) FROM bodies)").fetchone() == (0, 0)
-
-
-def test_purge_finds_what_is_due_by_an_index(store: SqliteStore) -> None:
-    """Its cost is by what it removes, not by what is stored."""
-    for statement, values in ((sqlite._DUE, (NOW, 200)), ("SELECT rowid FROM claims WHERE until <= ? LIMIT ?", (NOW, 200))):
-        plan = " ".join(row[3] for row in store._db.execute(f"EXPLAIN QUERY PLAN {statement}", values))
-        assert "USING" in plan and "INDEX" in plan and "SCAN" not in plan, plan
-
-
-def test_nothing_of_a_deleted_body_stays_in_the_files(tmp_path: Path) -> None:
-    """Overwritten in the file at once, and in the write-ahead log by `tidy`."""
-    clock, path = SetClock(), tmp_path / "mayfly.db"
-    store = opened(path, clock)
-    canary, proof = b"canary in the coal mine", b"the proof that opened the cage !"
-    for number in range(20):
-        put(store, number, proof=proof, body=Sealed(canary * 500))
-    for number in range(10):
-        claim(store, new_row(number).id)
-    clock.advance(HOUR)
-    store.purge(200)
-    assert canary in path.with_name("mayfly.db-wal").read_bytes()
-    store.tidy()
-    files = list(tmp_path.iterdir())
-    assert len(files) >= 2
-    assert not [file.name for file in files if canary in file.read_bytes() or proof[:8] in file.read_bytes()]
-    store.close()
+    assert (place.states(), place.bodies()) == (0, 0)
 
 
 # Counts, keys, quota
 
 
-def test_counts_tell_readable_from_expired_messages(store: SqliteStore, clock: SetClock) -> None:
+def test_counts_tell_readable_from_expired_messages(store: MessageStore, clock: SetClock) -> None:
     empty = store.counts()
     for number in range(3):
         put(store, number, body=Sealed(bytes(10_000)))
@@ -597,12 +526,10 @@ def filled(store: MessageStore, size: int) -> list[RowId]:
 
 
 @pytest.mark.parametrize("size", [200, 5_000])
-@pytest.mark.parametrize("database", DATABASES)
-def test_full_store_evicts_nothing_and_everything_opens(tmp_path: Path, database: Database, size: int) -> None:
+def test_full_store_evicts_nothing_and_everything_opens(place: Place, clock: SetClock, size: int) -> None:
     """Creating stops at the quota; claims, leases, tries, burns and the purge go on, for every message."""
-    clock, path = SetClock(), tmp_path / "mayfly.db" if database == "file" else None
     quota_bytes = 200 * 1024
-    store = opened(path, clock, quota_bytes)
+    store = place.open(clock, quota_bytes)
     stored = filled(store, size)
     assert len(stored) > 5
     assert quota_bytes - 5 * size - 20_000 < store.counts().used_bytes <= quota_bytes
@@ -625,7 +552,6 @@ def test_full_store_evicts_nothing_and_everything_opens(tmp_path: Path, database
         pass
     assert store.counts().stored == 0
     assert len(filled_again(store, size)) > 5
-    store.close()
 
 
 def filled_again(store: MessageStore, size: int) -> list[RowId]:
@@ -635,105 +561,58 @@ def filled_again(store: MessageStore, size: int) -> list[RowId]:
 # Who purges
 
 
-def test_exactly_one_of_two_connections_purges_and_the_other_takes_over(tmp_path: Path) -> None:
-    first, second = (opened(tmp_path / "mayfly.db", SetClock()) for _ in range(2))
+@pytest.fixture(params=SHARED_STORES)
+def shared_place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+    """A place that several processes can share."""
+    yield from _made(request.param, tmp_path)
+
+
+def test_exactly_one_of_two_stores_purges_and_the_other_takes_over(shared_place: Place, clock: SetClock) -> None:
+    first, second = shared_place.open(clock), shared_place.open(clock)
     assert [first.may_purge(), second.may_purge(), first.may_purge(), second.may_purge()] == [True, False, True, False]
     first.close()
     assert second.may_purge()
-    second.close()
 
 
-def test_memory_store_purges_itself() -> None:
-    assert opened(None, SetClock()).may_purge()
-
-
-# How SQLite is set
-
-
-def test_pragmas_are_in_force(case: Case) -> None:
-    """Read back from the connection that is used."""
-    expected = {"secure_delete": 1, "temp_store": 2, "journal_mode": "memory"}
-    if case.path:
-        expected |= {"journal_mode": "wal", "synchronous": 2, "wal_autocheckpoint": 400}
-    store = case.another()
-    assert {name: store._db.execute(f"PRAGMA {name}").fetchone()[0] for name in expected} == expected
-
-
-def test_files_are_their_owners_alone(tmp_path: Path) -> None:
-    mask = os.umask(0)
-    try:
-        store = opened(tmp_path / "mayfly.db", SetClock())
-        put(store)
-        store.may_purge()
-    finally:
-        os.umask(mask)
-    modes = {file.name: file.stat().st_mode & 0o777 for file in tmp_path.iterdir()}
-    assert modes == dict.fromkeys(("mayfly.db", "mayfly.db-wal", "mayfly.db-shm", "mayfly.db-purge"), 0o600)
-    store.close()
-
-
-def test_messages_and_leases_survive_a_restart_on_a_file(tmp_path: Path) -> None:
-    clock = SetClock()
-    store = opened(tmp_path / "mayfly.db", clock)
+def test_messages_and_leases_outlive_their_store(shared_place: Place, clock: SetClock) -> None:
+    store = shared_place.open(clock)
     row_id = put(store)
     assert claim(store, row_id, LEASE) == Claim(0)
     store.close()
-    store = opened(tmp_path / "mayfly.db", clock)
+    store = shared_place.open(clock)
     assert claim(store, row_id) is None
     found = store.fetch(row_id, LEASE)
     assert found and found[1] == b"body 0"
-    store.close()
 
 
-def test_what_is_not_our_database_is_refused_and_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "text.db").write_text("not a database, but somebody's file " * 30)
-    newer = sqlite3.connect(tmp_path / "newer.db")
-    newer.execute("PRAGMA user_version = 99")
-    newer.close()
-    (tmp_path / "folder.db").mkdir()
-    for name in ("text.db", "newer.db", "folder.db", "none/a.db"):
-        with pytest.raises(StartRefused, match=r"^MAYFLY_DATABASE_URL: [^\n]+$"):
-            opened(tmp_path / name, SetClock())
-    assert (tmp_path / "text.db").read_text().startswith("not a database, but")
-
-
-def test_store_that_does_not_answer_in_time_is_a_failure_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Somebody else holds the file: StoreFailed, and afterwards everything is as before."""
-    monkeypatch.setattr(sqlite, "_BUSY_SECONDS", 0.05)
-    store = opened(tmp_path / "mayfly.db", SetClock())
+def test_closed_store_answers_nothing_and_breaks_nothing(shared_place: Place, clock: SetClock) -> None:
+    store = shared_place.open(clock)
     row_id = put(store)
-    other = sqlite3.connect(tmp_path / "mayfly.db", isolation_level=None)
-    other.execute("BEGIN IMMEDIATE")
-    for act in (lambda: put(store, 1), lambda: claim(store, row_id), lambda: store.burn(row_id, None), lambda: store.purge(10)):
-        with pytest.raises(StoreFailed):
-            act()
-    assert store.peek(row_id), "reading goes on"
-    other.execute("ROLLBACK")
-    other.close()
-    assert claim(store, row_id) == Claim(0)
-    store.close()
-
-
-def test_foreign_faults_become_failures_of_the_store(tmp_path: Path) -> None:
-    store = opened(tmp_path / "mayfly.db", SetClock())
-    (tmp_path / "mayfly.db").rename(tmp_path / "moved.db")
-    with pytest.raises(StoreFailed):
-        put(store)
     store.close()
     with pytest.raises(StoreFailed):
-        store.peek(new_row().id)
+        store.peek(row_id)
+    with pytest.raises(StoreFailed):
+        claim(store, row_id)
+    assert claim(shared_place.open(clock), row_id) == Claim(0)
 
 
 # Races
 
 
-def deliveries(stores: list[SqliteStore], ids: list[RowId], lease: bool = False) -> Counter[RowId]:
+class Reads(Protocol):
+    """What a reader needs of a store."""
+
+    fetch: Callable[[RowId, bytes | None], object]
+    claim: Callable[[RowId, bytes | None, int], Claim | None]
+
+
+def deliveries(stores: Sequence[Reads], ids: list[RowId], lease: bool = False) -> Counter[RowId]:
     """Each store in a thread of its own reads each message, all of them at once from a barrier; how often each was handed out."""
     barrier = threading.Barrier(len(stores), timeout=60)
     counting = threading.Lock()
     handed_out: Counter[RowId] = Counter()
 
-    def read(number: int, store: SqliteStore) -> None:
+    def read(number: int, store: Reads) -> None:
         mine: Counter[RowId] = Counter()
         for row_id in ids:
             barrier.wait()
@@ -750,14 +629,18 @@ def deliveries(stores: list[SqliteStore], ids: list[RowId], lease: bool = False)
     return handed_out
 
 
-class SelectThenDelete(SqliteStore):
+class SelectThenDelete:
     """What other servers did: each statement is atomic, the two together are not."""
 
+    def __init__(self, store: MessageStore) -> None:
+        self.store = store
+        self.fetch = store.fetch
+
     def claim(self, row_id: RowId, lease: bytes | None, lease_seconds: int) -> Claim | None:
-        if self.peek(row_id) is None:
+        if self.store.peek(row_id) is None:
             return None
         time.sleep(0.001)  # as long as a database over a network takes; without it, a busy machine may not switch threads here
-        self.burn(row_id, None)
+        self.store.burn(row_id, None)
         return Claim(0)
 
 
@@ -774,32 +657,11 @@ def test_racing_readers_get_exactly_the_allowed_views(case: Case, connections: i
     assert deliveries(stores * (READERS // connections), ids, lease) == dict.fromkeys(ids, views)
 
 
-@pytest.mark.parametrize("database", DATABASES)
-def test_select_then_delete_would_be_caught(tmp_path: Path, database: Database) -> None:
+def test_select_then_delete_would_be_caught(store: MessageStore) -> None:
     """The race above reports the mutant: otherwise it would show nothing."""
-    path = tmp_path / "mayfly.db" if database == "file" else None
-    store = SelectThenDelete(path, 64 << 20, SetClock())
     ids = [put(store, number) for number in range(100)]
-    handed_out = deliveries([store] * READERS, ids)
+    handed_out = deliveries([SelectThenDelete(store)] * READERS, ids)
     assert any(count > 1 for count in handed_out.values())
-    store.close()
-
-
-def race(*acts: Callable[[], object]) -> list[object]:
-    """Run all at once from a barrier; what each returned."""
-    barrier = threading.Barrier(len(acts), timeout=60)
-    results: list[object] = [None] * len(acts)
-
-    def run(number: int) -> None:
-        barrier.wait()
-        results[number] = acts[number]()
-
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(len(acts))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return results
 
 
 def test_reading_races_burning_and_one_of_them_wins(case: Case) -> None:
@@ -853,7 +715,7 @@ def test_racing_purges_remove_each_message_once(case: Case) -> None:
 def test_racing_creates_of_one_id_have_exactly_one_winner(case: Case) -> None:
     """UUIDs do not meet, but if they did, nobody's message would be overwritten."""
 
-    def create(of: SqliteStore, text: bytes) -> bytes | None:
+    def create(of: MessageStore, text: bytes) -> bytes | None:
         try:
             put(of, body=Sealed(text))
         except StoreFailed:
@@ -866,38 +728,12 @@ def test_racing_creates_of_one_id_have_exactly_one_winner(case: Case) -> None:
     assert found and won == [found[1]]
 
 
-class OpenedAlone(SqliteStore):
-    """Notes when two are in the middle of opening a file at the same moment."""
-
-    under_way: list[object] = []  # noqa: RUF012  shared on purpose
-    overlapped = False
-
-    def _open(self) -> sqlite3.Connection:
-        self.under_way.append(self)
-        OpenedAlone.overlapped |= len(self.under_way) > 1
-        try:
-            return super()._open()
-        finally:
-            self.under_way.remove(self)
-
-
-def test_stores_that_open_a_new_file_at_once_all_get_it(tmp_path: Path) -> None:
-    """Workers start together; SQLite refuses one of two that switch to WAL at the same moment, so they take turns."""
-    for number in range(10):
-        path = tmp_path / f"{number}.db"
-        stores: Any = race(*[lambda path=path: OpenedAlone(path, 64 << 20, SetClock())] * 5)
-        assert all(isinstance(store, SqliteStore) for store in stores)
-        for store in stores:
-            store.close()
-    assert not OpenedAlone.overlapped
-
-
 READ_ALL = """
 import sys
-from pathlib import Path
+from database import open_database
 from records import RowId
-from storage.sqlite import SqliteStore
-store = SqliteStore(Path(sys.argv[1]), 64 << 20, lambda: int(sys.argv[2]))
+from settings import Settings
+store = open_database(Settings(database_url=sys.argv[1]), now=lambda: int(sys.argv[2]))
 print("purges" if store.may_purge() else "leaves", flush=True)
 sys.stdin.read(1)
 for number in range(200):
@@ -908,14 +744,13 @@ sys.stdin.read()
 """
 
 
-def test_racing_processes_have_exactly_one_winner_and_one_purger(tmp_path: Path) -> None:
-    path = tmp_path / "mayfly.db"
-    store = opened(path, SetClock())
+def test_racing_processes_have_exactly_one_winner_and_one_purger(shared_place: Place, clock: SetClock) -> None:
+    store = shared_place.open(clock)
     for number in range(200):
         put(store, number)
     readers = [
         subprocess.Popen(
-            [sys.executable, "-c", READ_ALL, str(path), str(NOW)],
+            [sys.executable, "-c", READ_ALL, shared_place.url, str(NOW)],
             cwd=PROJECT,
             text=True,
             stdin=subprocess.PIPE,
@@ -937,5 +772,5 @@ def test_racing_processes_have_exactly_one_winner_and_one_purger(tmp_path: Path)
             reader.kill()
             reader.wait()
     assert sorted(map(int, won)) == list(range(200))
+    clock.advance(60 * SECOND)
     assert store.may_purge(), "taken over when its holder has ended"
-    store.close()
