@@ -95,6 +95,7 @@ class Served:
             "MAYFLY_PORT": str(self.port),
             "MAYFLY_KEY_FILE": str(self.key_file),
             "MAYFLY_DATABASE_URL": "sqlite://" if database == "memory" else f"sqlite:///{self.database_file}",
+            "MAYFLY_EXPRESS": os.environ.get("TESTS_EXPRESS", "on"),
             "MAYFLY_CREATE_RATE": "0",
             "MAYFLY_PURGE_SECONDS": "0",
             **settings,

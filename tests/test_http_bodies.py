@@ -80,7 +80,7 @@ FRAMING = {
     "no length": head(b"Content-Type: text/plain", b"Connection: close") + b"abcd",
     "length in another name": head(b"Content-Type: text/plain", b"Content_Length: 4", b"Connection: close") + b"abcd",
     # Transfer codings
-    "chunked": head(b"Content-Type: text/plain", b"Transfer-Encoding: chunked") + CHUNKED,
+    "chunked": head(b"Content-Type: text/plain", b"Connection: close", b"Transfer-Encoding: chunked") + CHUNKED,
     "chunked, over the limit": head(b"Content-Type: text/plain", b"Transfer-Encoding: chunked") + b"700000\r\n" + b"a" * 0x700000 + b"\r\n0\r\n\r\n",
     "bad chunk size": head(b"Content-Type: text/plain", b"Transfer-Encoding: chunked") + b"zz\r\nabcd\r\n0\r\n\r\n",
     "chunk longer than its size": head(b"Content-Type: text/plain", b"Transfer-Encoding: chunked") + b"2\r\nabcd\r\n0\r\n\r\n",

@@ -291,14 +291,14 @@ def test_page_to_write_a_message_sends_what_create_takes(served: Served) -> None
 
 
 @pytest.fixture(scope="module")
-def behind_proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def behind_proxy(tmp_path_factory: pytest.TempPathFactory, express: str) -> Iterator[Served]:
     settings = {"MAYFLY_TRUSTED_PROXIES": "127.0.0.1", "MAYFLY_TRUSTED_HOSTS": "mayfly.example,localhost,127.0.0.1"}
     with Served(tmp_path_factory.mktemp("proxied"), **settings) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def public(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def public(tmp_path_factory: pytest.TempPathFactory, express: str) -> Iterator[Served]:
     with Served(tmp_path_factory.mktemp("public"), MAYFLY_PUBLIC_URL="https://mayfly.example") as running:
         yield running
 

@@ -154,7 +154,7 @@ def test_wrong_passphrase_tells_the_tries_left_in_its_own_member(own_served: Ser
 
 
 @pytest.fixture(scope="module")
-def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def full(tmp_path_factory: pytest.TempPathFactory, express: str) -> Iterator[Served]:
     """A store of a mebibyte, full."""
     with Served(tmp_path_factory.mktemp("full"), MAYFLY_STORE_BYTES="1048576", MAYFLY_MAX_MESSAGE_BYTES="400000") as served:
         while served.http.post("/", json={"message": "x" * 100_000}).status_code == 201:
