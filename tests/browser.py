@@ -11,7 +11,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Literal
 
 from playwright.sync_api import Browser, Page, sync_playwright
@@ -120,8 +119,10 @@ def hold(page: Page, milliseconds: int = 1200) -> None:
     page.mouse.up()
 
 
-def make_link(page: Page, text: str, views: str = "1", passphrase: str = "", format: str = "text", file: Path | None = None) -> str:
-    """Write a message on the page, as scripts do it, and return the link."""
+def make_link(
+    page: Page, text: str, views: str = "1", passphrase: str = "", format: str = "text", file: tuple[str, bytes] | None = None
+) -> str:
+    """Write a message on the page, as scripts do it, and return the link. A file is its name and what it holds."""
     page.goto("/")
     page.fill("#message", text)
     page.fill("#views", views)
@@ -129,7 +130,7 @@ def make_link(page: Page, text: str, views: str = "1", passphrase: str = "", for
     page.fill("#passphrase", passphrase)
     page.select_option("#format", format)
     if file:
-        page.set_input_files("#attached", file)
+        page.set_input_files("#attached", {"name": file[0], "mimeType": "text/plain", "buffer": file[1]})
     page.click("#write [type=submit]")
     return str(page.locator("#link").text_content())
 
@@ -192,23 +193,24 @@ def _reading(served: Served, page: Page) -> Iterator[str]:
     yield "message-destroyed"
     link = make_link(page, MARKDOWN, views="3", format="markdown")
     open_link(page, link)
+    page.wait_for_selector("#message.markdown")
     yield "message-markdown"
     page.goto(link.partition("#")[0])
     page.evaluate("history.replaceState(null, '')")
     page.reload()
     yield "reveal-cut-short"
-    page.goto("/")
-    page.set_input_files("#attached", {"name": "river.txt", "mimeType": "text/plain", "buffer": b"water"})
-    page.click("#write [type=submit]")
-    open_link(page, str(page.locator("#link").text_content()))
+    open_link(page, make_link(page, "", file=("river.txt", b"water")))
     yield "message-file"
-    link = make_link(page, POEM, passphrase="under the willow")
-    page.goto(link)
+    page.goto(make_link(page, MARKDOWN, passphrase="under the willow", format="markdown", file=("river.txt", b"water")))
     yield "reveal-passphrase"
     page.fill("#passphrase", "over the willow")
     hold(page)
     page.wait_for_selector("main .problem:not(:empty)")
     yield "reveal-wrong"
+    page.fill("#passphrase", "under the willow")
+    hold(page)
+    page.wait_for_selector("#message.markdown")
+    yield "message-all"
     message = served.create(POEM, views=1)
     page.goto(message.path)
     served.http.post(message.path)
@@ -217,6 +219,8 @@ def _reading(served: Served, page: Page) -> Iterator[str]:
     yield "gone"
     page.goto(served.create(POEM).path)
     yield "message-free"
+    page.goto("/message/00000000-0000-4000-8000-000000000000")
+    yield "nothing"
 
 
 def _following(served: Served, page: Page) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The page's JavaScript in a process of its own: `web/static/js/envelope.js` and what it imports, asked for line by line."""
+"""The page's encryption, modules of `web/static/js`, in a process of its own that is asked line by line."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from tests.serving import PROJECT
 
 _SCRIPT = """
 import { createInterface } from "node:readline";
-import { decodeKey, encodeKey } from "./envelope-modules/bytes.js";
-import { decrypt, encrypt } from "./envelope-modules/envelope.js";
+import { decodeKey, decrypt } from "./envelope-modules/decrypt.js";
+import { encodeKey, encrypt } from "./envelope-modules/encrypt.js";
 import { proofOf } from "./envelope-modules/proof.js";
 
 const bytes = (hex) => (hex === null ? null : new Uint8Array(Buffer.from(hex, "hex")));

@@ -167,7 +167,7 @@ def test_unsafe_and_odd_documents_are_refused(case: dict[str, Any], node: Node) 
 def test_vectors_hold_in_a_browser(served: Served) -> None:
     """All documents open, and all refusals are the same, in Chromium on a page of ours with its policies."""
     script = """async ([key, cases]) => {
-        const { decrypt } = await import("/static/js/envelope.js");
+        const { decrypt } = await import("/static/js/decrypt.js");
         const keyBytes = Uint8Array.from(key.match(/../g), (pair) => parseInt(pair, 16));
         const ask = async ({ document, passphrase, max_bytes }) => {
             const plain = await decrypt(document, keyBytes, passphrase ?? "", max_bytes ?? 4096);

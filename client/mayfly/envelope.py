@@ -5,7 +5,7 @@ Source: "Encryption format", PrivateBin wiki. A document is AES-256-GCM over def
 
     {"v": 2, "adata": [[iv, salt, rounds, key bits, tag bits, "aes", "gcm", "zlib"], format, 0, 0], "ct": base64}
 
-`web/static/js/envelope.js` is the same in the browser; both are held to `tests/vectors/envelope.json`.
+`encrypt.js` and `decrypt.js` in `web/static/js` are the same in the browser; both are held to `tests/vectors/envelope.json`.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _SENTENCES = {
 
 
 class EnvelopeError(Exception):
-    """The document cannot be opened. `str(error)` says why to a person, `code` to a program, as in `errors.js`."""
+    """The document cannot be opened. `str(error)` says why to a person, `code` to a program, as in `decrypt.js`."""
 
     def __init__(self, code: str) -> None:
         super().__init__(_SENTENCES[code])

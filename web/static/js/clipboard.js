@@ -1,5 +1,8 @@
 /** Copying, also of what is still being made. */
 
+import { find, tell } from "./page.js";
+import { text } from "./texts.js";
+
 /**
  * Must be called inside the gesture: the clipboard is asked for now, its content may come later.
  * @param {string|Promise<string>} words
@@ -16,5 +19,12 @@ export async function copy(words) {
   }
 }
 
-/** Select all of an element, for those whose clipboard we may not use. @param {Element} element */
-export const select = (element) => getSelection().selectAllChildren(element);
+/** Say whether what `element` shows was copied; what may not be is selected. @param {string} said  the text that says so */
+export function tellCopied(copied, element, said = "copied") {
+  tell(text(copied ? said : "copy-failed"), !copied);
+  if (!copied) getSelection().selectAllChildren(element);
+}
+
+/** Let the button #copy copy what `element` shows. */
+export const offerCopy = (words, element, said) =>
+  find("#copy").addEventListener("click", async () => tellCopied(await copy(words), element, said));

@@ -1,16 +1,10 @@
-/** Keys of documents: PBKDF2-SHA256 and how many rounds of it we make, AES-256-GCM and its parameters. */
+/** Keys of documents and proofs: PBKDF2-SHA256, and AES-256-GCM with its parameters. */
 
 import { utf8 } from "./bytes.js";
 
-export const ROUNDS = 100_000; // the key is 256 random bits: nobody guesses it
 export const PASSPHRASE_ROUNDS = 600_000; // OWASP's figure for PBKDF2-SHA256
 
-/**
- * @param {Uint8Array} secret
- * @param {Uint8Array} salt
- * @param {number} rounds
- * @returns {Promise<Uint8Array>} 32 bytes
- */
+/** @param {Uint8Array} secret @param {Uint8Array} salt @param {number} rounds @returns {Promise<Uint8Array>} 32 bytes */
 export async function pbkdf2(secret, salt, rounds) {
   const key = await crypto.subtle.importKey("raw", secret, "PBKDF2", false, ["deriveBits"]);
   const parameters = { name: "PBKDF2", hash: "SHA-256", salt, iterations: rounds };

@@ -10,14 +10,15 @@ const HOLD_MS = 1000;
 export function onHold(button, act, explain) {
   let timer = 0;
   let held = false; // letting go after the second is no click
+  const on = (kind, listener) => button.addEventListener(kind, listener);
+  const onKey = (kind, listener) => on(kind, (event) => (event.key === "Enter" || event.key === " ") && listener(event));
   const stop = () => {
     clearTimeout(timer);
     timer = 0;
     button.classList.remove("holding");
   };
   const begin = (event) => {
-    // What a script dispatches is not trusted.
-    if (!event.isTrusted || timer) return;
+    if (!event.isTrusted || timer) return; // what a script dispatches is not trusted
     button.classList.add("holding");
     held = false;
     timer = setTimeout(() => {
@@ -26,22 +27,17 @@ export function onHold(button, act, explain) {
       act();
     }, HOLD_MS);
   };
-  button.addEventListener("pointerdown", (event) => {
-    if (event.button === 0 && event.isPrimary) begin(event);
-  });
-  for (const end of ["pointerup", "pointercancel", "pointerleave", "keyup", "blur"]) button.addEventListener(end, stop);
-  button.addEventListener("keydown", (event) => {
-    if (event.key !== "Enter" && event.key !== " ") return;
+  on("pointerdown", (event) => event.button === 0 && event.isPrimary && begin(event));
+  onKey("keydown", (event) => {
     event.preventDefault();
     if (!event.repeat) begin(event);
   });
-  button.addEventListener("keyup", (event) => {
-    if (!held && (event.key === "Enter" || event.key === " ")) explain();
-  });
-  button.addEventListener("click", (event) => {
+  for (const end of ["pointerup", "pointercancel", "pointerleave", "keyup", "blur"]) on(end, stop);
+  onKey("keyup", () => held || explain());
+  on("click", (event) => {
     event.preventDefault();
     if (!held) explain();
     held = false;
   });
-  button.addEventListener("contextmenu", (event) => event.preventDefault());
+  on("contextmenu", (event) => event.preventDefault());
 }

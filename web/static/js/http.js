@@ -5,8 +5,7 @@ export class Lost extends Error {}
 
 /**
  * @typedef {{status: number, body: object, retryAfter: number}} Answer  `retryAfter` in seconds, 0 if none was named
- * @param {string} method
- * @param {string} path
+ * @param {string} method @param {string} path
  * @param {{json?: object, key?: string, onUpload?: (part: number) => void, type?: "json"|"document"}} options
  *   `key` is the Idempotency-Key; with type "document" the body is the page, parsed
  * @returns {Promise<Answer>}

@@ -1,8 +1,9 @@
 /** What the sender sees once the link is made, on the page where it was written. */
 
-import { copy, select } from "./clipboard.js";
+import { offerCopy, tellCopied } from "./clipboard.js";
 import { ask } from "./http.js";
-import { askFirst, beginAt, copyOf, find, moment, tell } from "./page.js";
+import { beginAt, copyOf, find, tell } from "./page.js";
+import { askFirst } from "./sure.js";
 import { text } from "./texts.js";
 
 /**
@@ -19,11 +20,7 @@ export function showLink(link, made, audience, copied) {
   find("#who").textContent = audience;
   find("#receipt").textContent = made.receipt;
   find("#receipt").href = made.receipt + location.search; // where the language may stand
-  const say = (done) => {
-    tell(text(done ? "link-copied" : "copy-failed"), !done);
-    if (!done) select(find("#link"));
-  };
-  find("#copy").addEventListener("click", async () => say(await copy(link)));
+  offerCopy(link, find("#link"), "link-copied");
   find("#share").hidden = !navigator.share;
   find("#share").addEventListener("click", () => navigator.share({ url: link }).catch(() => {}));
   askFirst(find("#burn"), () => burn(new URL(made.receipt).pathname));
@@ -37,8 +34,16 @@ export function showLink(link, made, audience, copied) {
   const title = document.title;
   turn(false);
   beginAt(find("h1", place));
-  say(copied);
+  tellCopied(copied, find("#link"), "link-copied");
   draw(link).catch(() => (find("#qr").hidden = true)); // the library is not to be had
+}
+
+/** A moment as the server's pages write it. @param {string} iso @returns {string} */
+function moment(iso) {
+  const { lang } = document.documentElement;
+  const locale = lang === "en" ? "en-GB" : lang;
+  const date = new Date(iso).toLocaleDateString(locale, { dateStyle: "long", timeZone: "UTC" });
+  return `${date}, ${new Date(iso).toLocaleTimeString(locale, { timeStyle: "short", timeZone: "UTC" })} UTC`;
 }
 
 function turn(writing) {

@@ -5,7 +5,6 @@
  * and mailto. All else, images and HTML among it, stays the text that it is.
  */
 
-const MAX_LENGTH = 65_536; // longer ones are shown as text: rendering must not hold the page up
 const MAX_DEPTH = 8;
 const HEADING = /^(#{1,6})[ \t]+(.*)$/;
 const RULE = /^ {0,3}([-*_])( *\1){2,} *$/;
@@ -16,7 +15,7 @@ const INLINE = new RegExp(
   [
     /\\([!-/:-@[-`{-~])/,
     /`([^`]+)`/,
-    /\*\*([^*]+(?:\*(?!\*)[^*]+\*(?!\*)[^*]*)*)\*\*|__([^_]+)__/,
+    /(?<two>\*\*|__)((?:(?!\k<two>)[^])+[*_]?)\k<two>/,
     /\*([^*\s][^*]*)\*|\b_([^_]+)_\b/,
     /\[([^[\]]*)\]\(((?:https?:\/\/|mailto:)[^()\s]+)(?:[ \t]+"[^"]*")?\)/,
     /<((?:https?:\/\/|mailto:)[^<>\s]+)>/,
@@ -24,10 +23,11 @@ const INLINE = new RegExp(
   "gi",
 );
 
-/** @param {string} source @param {Element} into */
-export function renderMarkdown(source, into) {
-  if (source.length > MAX_LENGTH) add(into, "pre", source);
-  else blocks(source.split(/\r\n?|\n/), into, 0);
+/** @param {string} source @returns {DocumentFragment} */
+export function markdown(source) {
+  const into = new DocumentFragment();
+  blocks(source.split(/\r\n?|\n/), into, 0);
+  return into;
 }
 
 function add(parent, name, content = "") {
@@ -37,7 +37,7 @@ function add(parent, name, content = "") {
 }
 
 function blocks(lines, into, depth) {
-  const nests = depth < MAX_DEPTH;
+  if (depth > MAX_DEPTH) return add(into, "p", lines.join("\n"));
   const begins = (line) => [HEADING, RULE, FENCE, ITEM, /^>/].some((block) => block.test(line));
   for (let at = 0; at < lines.length; ) {
     const from = at++;
@@ -54,13 +54,13 @@ function blocks(lines, into, depth) {
       const code = takeWhile((next) => !next.startsWith(line.slice(0, 3))).slice(1);
       add(add(into, "pre"), "code", code.join("\n"));
       at += 1;
-    } else if (nests && line.startsWith(">")) {
+    } else if (line.startsWith(">")) {
       const quoted = takeWhile((next) => next.startsWith(">"));
       blocks(quoted.map((one) => one.replace(/^> ?/, "")), add(into, "blockquote"), depth + 1);
-    } else if (nests && item) {
+    } else if (item) {
       const [, ...inside] = takeWhile((next) => /^\s|^$/.test(next));
-      const margin = inside.find((one) => one.trim())?.search(/\S/);
-      const dedented = inside.map((one) => one.slice(Math.min(margin ?? 0, one.search(/\S|$/))));
+      const margin = inside.find((one) => one.trim())?.search(/\S/) ?? 0;
+      const dedented = inside.map((one) => one.slice(Math.min(margin, one.search(/\S|$/))));
       blocks([item[2], ...dedented], add(listFor(item[1], into), "li"), depth + 1);
     } else if (line.includes("|") && lines[at]?.includes("|") && TABLE.test(lines[at])) {
       table(takeWhile((next) => next.includes("|")), into);
@@ -83,31 +83,27 @@ function listFor(marker, into) {
 
 function table([head, , ...rows], into) {
   const element = add(into, "table");
-  for (const line of [head, ...rows]) {
+  [head, ...rows].forEach((line, index) => {
     const row = add(element, "tr");
-    const cells = line.trim().replace(/^\||\|$/g, "").split("|");
-    for (const cell of cells) inline(cell.trim(), add(row, line === head ? "th" : "td"));
-  }
+    for (const cell of line.trim().replace(/^\||\|$/g, "").split("|")) inline(cell.trim(), add(row, index ? "td" : "th"));
+  });
 }
 
 function inline(source, into, depth = 0) {
   let from = 0;
   for (const found of depth > MAX_DEPTH ? [] : source.matchAll(INLINE)) {
-    const [all, escaped, code, strong, strong2, emphasis, emphasis2, label, target, address] = found;
+    const [all, escaped, code, , strong, emphasis, emphasis2, label, target, address] = found;
     into.append(source.slice(from, found.index));
     from = found.index + all.length;
     if (escaped) into.append(escaped);
     else if (code) add(into, "code", code);
-    else if (strong ?? strong2) inline(strong ?? strong2, add(into, "strong"), depth + 1);
+    else if (strong) inline(strong, add(into, "strong"), depth + 1);
     else if (emphasis ?? emphasis2) inline(emphasis ?? emphasis2, add(into, "em"), depth + 1);
-    else link(label ?? address, target ?? address, into);
+    else {
+      const link = add(into, "a", label ?? address);
+      // In a tab of its own: the message stays.
+      Object.assign(link, { href: target ?? address, rel: "noopener noreferrer nofollow", target: "_blank" });
+    }
   }
   into.append(source.slice(from));
-}
-
-function link(label, target, into) {
-  const element = add(into, "a", label);
-  element.href = target;
-  element.rel = "noopener noreferrer nofollow";
-  element.target = "_blank"; // the message stays
 }

@@ -1,13 +1,8 @@
 /** A message that the server has shown: one press copies it. */
 
-import { copy, select } from "./clipboard.js";
-import { find, tell } from "./page.js";
-import { text } from "./texts.js";
+import { offerCopy } from "./clipboard.js";
+import { find } from "./page.js";
 
+const message = find("#message");
 find("[data-scripted]").hidden = false;
-find("#copy").addEventListener("click", async () => {
-  const message = find("#message");
-  const done = await copy(message.textContent);
-  tell(text(done ? "copied" : "copy-failed"), !done);
-  if (!done) select(message);
-});
+offerCopy(message.textContent, message);

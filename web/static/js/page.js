@@ -1,4 +1,4 @@
-/** What the pages share: finding, telling, waiting, and a button that asks once more. */
+/** What the pages share: finding, telling and waiting. */
 
 import { plural, text } from "./texts.js";
 
@@ -7,14 +7,6 @@ export const find = (selector, within = document) => within.querySelector(select
 
 /** @param {number} milliseconds @returns {Promise<void>} */
 export const wait = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
-
-/** A moment as the server's pages write it. @param {string} iso @returns {string} */
-export function moment(iso) {
-  const { lang } = document.documentElement;
-  const locale = lang === "en" ? "en-GB" : lang;
-  const date = new Date(iso).toLocaleDateString(locale, { dateStyle: "long", timeZone: "UTC" });
-  return `${date}, ${new Date(iso).toLocaleTimeString(locale, { timeStyle: "short", timeZone: "UTC" })} UTC`;
-}
 
 /** Say something to who cannot see it, in the live region, which never leaves the page. @param {string} words */
 export const announce = (words) => (find("#live").textContent = words);
@@ -30,11 +22,7 @@ export function tell(words, problem = false) {
 
 /**
  * Show that something takes its time, once it has taken 300 ms.
- * @template T
- * @param {string} words
- * @param {Promise<T>} work
- * @returns {Promise<T>}
- * @throws what `work` throws
+ * @template T @param {string} words @param {Promise<T>} work @returns {Promise<T>} @throws what `work` throws
  */
 export async function during(words, work) {
   const bar = find("[data-progress]");
@@ -52,10 +40,7 @@ export async function during(words, work) {
   }
 }
 
-/**
- * What a template holds, to be put into the page.
- * @param {string} selector @returns {DocumentFragment}
- */
+/** What a template holds, to be put into the page. @param {string} selector @returns {DocumentFragment} */
 export const copyOf = (selector) => find(selector).content.cloneNode(true);
 
 /** Why the server refused, and what to do. @param {import("./http.js").Answer} answer @returns {string} */
@@ -72,23 +57,4 @@ export function beginAt(heading) {
   heading.focus({ preventScroll: true });
   scrollTo(0, 0);
   for (const link of document.querySelectorAll(".languages a")) link.target = "_blank";
-}
-
-/**
- * Let a button ask once more, in place, before it does what cannot be undone. A double click is one press.
- * @param {HTMLButtonElement} button @param {() => void} act
- */
-export function askFirst(button, act) {
-  const label = button.textContent;
-  let timer;
-  button.addEventListener("click", (event) => {
-    event.preventDefault();
-    if (event.detail > 1) return;
-    const sure = button.textContent !== label;
-    clearTimeout(timer);
-    button.textContent = sure ? label : text("sure");
-    if (sure) return act();
-    announce(text("sure"));
-    timer = setTimeout(() => (button.textContent = label), 8000);
-  });
 }

@@ -3,9 +3,7 @@
  * and only until the lease lapses; the address bar shows the fragment no more.
  */
 
-import { decodeKey } from "./bytes.js";
-import { decrypt } from "./decrypt.js";
-import { EnvelopeError } from "./errors.js";
+import { EnvelopeError, decodeKey, decrypt } from "./decrypt.js";
 import { onHold } from "./hold.js";
 import { Lost, ask } from "./http.js";
 import { announce, beginAt, copyOf, during, find, refusal, tell, wait } from "./page.js";

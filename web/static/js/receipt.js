@@ -1,7 +1,8 @@
 /** The receipt, live: the page is fetched again when what it tells has changed. */
 
 import { ask } from "./http.js";
-import { announce, askFirst, find, tell } from "./page.js";
+import { announce, find, tell } from "./page.js";
+import { askFirst } from "./sure.js";
 import { text } from "./texts.js";
 
 const FIRST_PAUSE = 3000;

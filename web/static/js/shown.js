@@ -1,9 +1,11 @@
 /** A message, opened: shown, copied, saved, and its lease counted down. */
 
-import { copy, select } from "./clipboard.js";
+import { offerCopy } from "./clipboard.js";
 import { ask } from "./http.js";
-import { beginAt, copyOf, find, moment, tell } from "./page.js";
+import { beginAt, copyOf, find, tell } from "./page.js";
 import { plural, text } from "./texts.js";
+
+const MAX_MARKDOWN = 65_536; // longer ones are shown as text: rendering must not hold the page up
 
 /**
  * @param {import("./decrypt.js").Plain} plain
@@ -13,34 +15,30 @@ import { plural, text } from "./texts.js";
  */
 export function showMessage(plain, about, kept, forget) {
   document.body.classList.add("reading");
+  const end = find("main time")?.textContent ?? about.expires_at; // the server's page has said it in words
   find("#main").replaceChildren(copyOf("#opened-view"));
-  const { views_left: left } = about;
-  find("#left").textContent = left === null ? text("until", { at: moment(about.expires_at) }) : left ? plural("views-left", left) : text("last-view");
+  const left = about.views_left;
+  const more = left === null ? text("until", { at: end }) : left ? plural("views-left", left) : text("last-view");
+  find("#left").textContent = more;
   showText(plain);
   if (plain.file) showFile(plain);
   beginAt(find("#main h1"));
   countDown(left === 0, kept, forget);
 }
 
-function showText(plain) {
-  find("#message").textContent = plain.text;
-  if (plain.format === "markdown") showMarkdown(plain.text).catch(() => {}); // the text stays, if the module is not to be had
-  find("#message").hidden = find("#copy").hidden = !plain.text;
-  find("#copy").addEventListener("click", async () => {
-    const done = await copy(plain.text);
-    tell(text(done ? "copied" : "copy-failed"), !done);
-    if (!done) select(find("#message"));
-  });
+function showText({ text: words, format }) {
+  const message = find("#message");
+  message.textContent = words;
+  message.hidden = find("#copy").hidden = !words;
+  offerCopy(words, message);
+  if (format === "markdown" && words.length <= MAX_MARKDOWN) showMarkdown(words, message);
 }
 
-async function showMarkdown(source) {
-  const { renderMarkdown } = await import("./markdown.js");
-  const rich = document.createElement("div");
-  renderMarkdown(source, rich);
-  const plain = find("#message");
-  for (const name of ["id", "dir", "tabindex"]) rich.setAttribute(name, plain.getAttribute(name));
-  rich.className = "message markdown";
-  plain.replaceWith(rich);
+async function showMarkdown(source, message) {
+  const module = await import("./markdown.js").catch(() => null);
+  if (!module) return; // not to be had: the text stays
+  message.replaceChildren(module.markdown(source));
+  message.classList.add("markdown");
 }
 
 function showFile({ file, fileName, mediaType }) {
@@ -55,9 +53,10 @@ function showFile({ file, fileName, mediaType }) {
 }
 
 /** A file name that names a file and nothing else: no path, no control or direction character, no leading dot. */
-export function safeName(name) {
-  const bare = name.replace(/[\p{C}\p{Zl}\p{Zp}]/gu, "").replace(/[/\\:*?"<>|]/g, "_").replace(/^[.\s]+|[.\s]+$/g, "");
-  return Array.from(bare).slice(-100).join("") || "file";
+function safeName(name) {
+  const bare = name.replace(/[\p{C}\p{Zl}\p{Zp}]/gu, "").replace(/[/\\:*?"<>|]/g, "_");
+  const end = Array.from(bare).slice(-100).join(""); // where the extension is
+  return end.replace(/^[.\s]+|[.\s]+$/g, "") || "file";
 }
 
 function countDown(last, { lease, until }, forget) {

@@ -11,9 +11,7 @@ const numbers = new Intl.NumberFormat(document.documentElement.lang);
 
 /**
  * A text with its {placeholders} filled in.
- * @param {string} key
- * @param {Object<string, string|number>} [params]
- * @returns {string}
+ * @param {string} key @param {Object<string, string|number>} params @returns {string}
  * @throws {Error} if there is no such text, or it has a placeholder that is not in `params`
  */
 export function text(key, params = {}) {
@@ -25,14 +23,10 @@ export function text(key, params = {}) {
 }
 
 /**
- * A text that depends on a number, in the plural form that the language has for it. {n} is the number.
- * @param {string} key
- * @param {number} n
- * @param {Object<string, string|number>} [params]
- * @returns {string}
- * @throws {Error} like `text`
+ * A text that depends on a number, {n}, in the plural form that the language has for it.
+ * @param {string} key @param {number} n @returns {string} @throws {Error} like `text`
  */
-export function plural(key, n, params = {}) {
+export function plural(key, n) {
   const form = `${key}-${rules.select(n)}`;
-  return text(texts.has(form) ? form : `${key}-other`, { ...params, n: numbers.format(n) });
+  return text(texts.has(form) ? form : `${key}-other`, { n: numbers.format(n) });
 }

@@ -1,8 +1,8 @@
 /** The page to write a message: encrypt here unless told otherwise, make the link, copy it, all in one act. */
 
-import { encodeKey, utf8 } from "./bytes.js";
+import { utf8 } from "./bytes.js";
 import { copy } from "./clipboard.js";
-import { encrypt, newKey } from "./encrypt.js";
+import { encodeKey, encrypt, newKey } from "./encrypt.js";
 import { takeFiles } from "./files.js";
 import { Lost, ask } from "./http.js";
 import { showLink } from "./made.js";
