@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,12 +11,12 @@ import click
 
 import keyfile
 import messages
-from database import open_database
+from database import MessageStore, open_database
 from errors import StartRefused
-from settings import Settings
+from settings import MEMORY_URL, Settings
 
 
-def build_commands(serve: Callable[[], None]) -> click.Group:
+def build_commands(serve: Callable[[], None], purge_until_stopped: Callable[[Sequence[MessageStore], int], None]) -> click.Group:
     """The command `python server.py`; without a subcommand it serves."""
 
     @click.group(invoke_without_command=True)
@@ -32,14 +32,19 @@ def build_commands(serve: Callable[[], None]) -> click.Group:
         serve()
 
     @cli.command()
-    def purge() -> None:
-        """Remove what has expired from a store in a file, once. For cron."""
+    @click.option("--every", metavar="SECONDS", type=click.IntRange(1, 30), help="Go on purging until SIGTERM.")
+    def purge(every: int | None) -> None:
+        """Remove what has expired from the stores, once (for cron) or again and again (as a service of its own)."""
         settings = Settings.from_environ(os.environ)
-        if settings.embedded:
+        stores = [open_database(settings, vault) for vault, url in settings.databases.items() if url != MEMORY_URL]
+        if not stores:
             raise StartRefused("the memory store lives inside the server, which purges it; POST /delete asks it to")
-        store = open_database(settings)
-        click.echo(f"purged {messages.purge(store)}")
-        store.close()
+        if every is None:
+            click.echo(f"purged {sum(map(messages.purge, stores))}")
+        else:
+            purge_until_stopped(stores, every)
+        for store in stores:
+            store.close()
 
     @cli.group()
     def keys() -> None:

@@ -12,8 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, Protocol
 
-from records import Claim, Counts, KeyId, Millis, NewRow, Purged, Row, RowId, Sealed
+from errors import StartRefused
+from records import Claim, Counts, KeyId, Millis, NewRow, Purged, Row, RowId, Sealed, VaultName
 from settings import MEMORY_URL, Settings
+from storage.address import Rule, parse_address
 from storage.sqlite import SqliteStore
 
 Clock = Callable[[], Millis]
@@ -105,13 +107,54 @@ def wall_clock() -> Millis:
     return Millis(time.time_ns() // 1_000_000)
 
 
-def open_database(settings: Settings, now: Clock | None = None) -> MessageStore:
-    """Open the store that `settings.database_url` names; `now` replaces its clock.
+_RULES: dict[VaultName, tuple[Rule, str]] = {
+    "open": ("anything", ""),
+    "guarded": ("tls", "must be reached by TLS with the server verified: add ?tls_ca=/path/of/the/authority.pem"),
+    "sealed": ("mutual tls", "must be reached by mutual TLS: add ?tls_ca=…&tls_certificate=…&tls_key=…"),
+}
+"""What each vault demands of the connection to its database, and how to meet it. Embedded databases have no connection."""
 
-    Raises StartRefused if it cannot be opened.
+
+def open_database(settings: Settings, vault: VaultName = "open", now: Clock | None = None) -> MessageStore:
+    """Open the store of `vault`; `now` replaces its clock.
+
+    Raises StartRefused, in one line that names the setting, if it cannot be opened or is not reached as the vault demands.
     """
-    if settings.database_url == MEMORY_URL:
-        return SqliteStore(None, settings.store_bytes, now or boot_clock())
-    path = Path(settings.database_url.removeprefix("sqlite:///"))
-    spare_bytes = 2 * max(settings.max_message_bytes, 1024 * 1024)
-    return SqliteStore(path, settings.store_bytes, now or wall_clock, spare_bytes)
+    url = settings.databases[vault]
+    try:
+        if url == MEMORY_URL:
+            return SqliteStore(None, settings.store_bytes, now or boot_clock())
+        if url.startswith("sqlite:"):
+            path = Path(url.removeprefix("sqlite:///"))
+            spare_bytes = 2 * max(settings.max_message_bytes, 1024 * 1024)
+            return SqliteStore(path, settings.store_bytes, now or wall_clock, spare_bytes)
+        return _open_network_database(url, vault, settings, now)
+    except StartRefused as refusal:
+        raise StartRefused(f"{setting_of(vault)}: {refusal}") from None
+
+
+def setting_of(vault: VaultName) -> str:
+    """The name of the setting that says where the messages of `vault` are kept."""
+    return "MAYFLY_DATABASE_URL" if vault == "open" else f"MAYFLY_{vault.upper()}_DATABASE_URL"
+
+
+def _open_network_database(url: str, vault: VaultName, settings: Settings, now: Clock | None) -> MessageStore:
+    try:
+        address = parse_address(url)
+    except ValueError as error:
+        raise StartRefused(str(error)) from None
+    rule, cure = _RULES[vault]
+    if not address.meets(rule):
+        raise StartRefused(f"the database of the {vault} vault {cure}")
+    # The drivers are extras, imported only by those who use them.
+    try:
+        if address.engine in ("valkey", "valkey+cluster"):
+            from storage.valkey import ValkeyStore
+
+            return ValkeyStore(address, settings.store_bytes, now)
+        from storage.sql import SqlStore
+
+        return SqlStore(address, settings.store_bytes, now)
+    except ModuleNotFoundError as missing:
+        extra = address.engine.partition("+")[0]
+        raise StartRefused(f"its driver is not installed ({missing.name}): pip install -r requirements-{extra}.txt") from None

@@ -22,6 +22,7 @@
     ├── PassphraseMismatch      what `crypto` knows of a wrong passphrase; `messages` makes it a
     ├── WrongPassphrase           one try was used, no view
     ├── NotSignedIn             the admin token is missing, wrong, or the session has ended
+    ├── AccountRequired         the vault opens to signed-in accounts only
     ├── ForgedRequest           an admin form that did not come from our own page
     ├── LimitReached            too often; later it will work
     │   ├── TooManyCreates
@@ -189,6 +190,13 @@ class NotSignedIn(MayflyError):
         super().__init__("Sign in with the admin token from the key file.")
 
 
+class AccountRequired(MayflyError):
+    """The vault opens to signed-in accounts only, and nobody is told whether there is a message."""
+
+    def __init__(self) -> None:
+        super().__init__("Only people who are signed in may read here, and this server has no accounts yet. Nothing was used up.")
+
+
 class ForgedRequest(MayflyError):
     """An admin form that did not come from our own page."""
 
@@ -244,7 +252,7 @@ class StoreFailed(Unavailable):
     """The store does not answer, or not in time."""
 
     def __init__(self) -> None:
-        super().__init__("The message store does not answer. Nothing was used up: try again shortly.")
+        super().__init__("The message store does not answer. Try again shortly.")
 
 
 class KeyMissing(Unavailable):

@@ -52,14 +52,14 @@ forwarded_allow_ips = ""
 
 def on_starting(server):
     """Refuse what would give each worker a memory store of its own, or a store without its purge."""
-    if _settings.embedded and server.cfg.workers > 1:
-        sys.exit("mayfly: the memory store lives in one process; run gunicorn with one worker or set MAYFLY_DATABASE_URL to a file")
+    if _settings.one_process_only and server.cfg.workers > 1:
+        sys.exit("mayfly: a memory store lives in one process; run gunicorn with one worker, or set all MAYFLY_…DATABASE_URL")
     if server.cfg.preload_app:
         sys.exit("mayfly: run gunicorn without --preload, which would leave the purge behind in the parent process")
 
 
 def nworkers_changed(server, new_value, old_value):
     """SIGTTIN asks for another worker; the memory store has room for one."""
-    if _settings.embedded and old_value and new_value > 1:
-        logging.getLogger("mayfly").error("the memory store lives in one process; not adding a worker")
+    if _settings.one_process_only and old_value and new_value > 1:
+        logging.getLogger("mayfly").error("a memory store lives in one process; not adding a worker")
         server.num_workers = 1

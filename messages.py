@@ -15,12 +15,14 @@ import os
 import re
 import time
 import uuid
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import crypto
 from crypto import KeyRing, Locked
 from database import MessageStore
 from errors import (
+    AccountRequired,
     BodyTooLarge,
     Damaged,
     FieldRefused,
@@ -30,6 +32,7 @@ from errors import (
     PassphraseMismatch,
     PassphraseRequired,
     ProofRequired,
+    StoreFailed,
     TriesInUse,
     WrongPassphrase,
 )
@@ -52,6 +55,7 @@ from records import (
     RowId,
     Sealed,
     State,
+    VaultName,
 )
 from sanitize import markdown_to_html
 
@@ -66,14 +70,28 @@ _RECEIPT_TOKEN = re.compile(r"[A-Za-z0-9_-]{64}")
 _IDEMPOTENCY_KEY = re.compile(r"[A-Za-z0-9_-]{16,128}")
 
 
+def anyone_with_the_link() -> None:
+    """Who may read in the open vault."""
+
+
+def nobody_yet() -> None:
+    """Who may read in the other vaults as long as there are no accounts. Raises AccountRequired."""
+    raise AccountRequired
+
+
 @dataclass(slots=True)
 class Vault:
-    """Messages in one store under one key file. `lease_seconds` is how long an Idempotency-Key repeats an opening."""
+    """Messages in one store under one key file. `lease_seconds` is how long an Idempotency-Key repeats an opening.
+
+    `admit` says whether somebody may read here at all, before anything is looked up; it raises AccountRequired if not.
+    """
 
     store: MessageStore
     keys: KeyFile
     lease_seconds: int
     max_message_bytes: int
+    name: VaultName = "open"
+    admit: Callable[[], None] = anyone_with_the_link
     _same_keys: set[tuple[KeyId, bytes]] = field(default_factory=set)
 
     def create(self, draft: Draft) -> Created:
@@ -85,7 +103,7 @@ class Vault:
         link = uuid.UUID(bytes=os.urandom(16), version=4)
         ring = self.keys.ring()
         self._require_same_key(ring, ring.current)
-        sealed = crypto.seal(ring, link.bytes, _encode(content), draft.passphrase)
+        sealed = crypto.seal(ring, link.bytes, _encode(content), draft.passphrase, self.name)
         secret = os.urandom(_RECEIPT_SECRET_BYTES)
         now = self.store.now()
         row = NewRow(
@@ -101,13 +119,14 @@ class Vault:
         )
         self.store.put(row)
         token = base64.urlsafe_b64encode(row.id + secret).decode()
-        return Created(str(link), token, row.expires_at, draft.views, self.store.durability, _encryption(row.proof))
+        return Created(str(link), token, row.expires_at, draft.views, self.store.durability, _encryption(row.proof), self.name)
 
     def preview(self, link_id: str, idempotency_key: str | None = None) -> Preview:
         """What may be told of a message that someone new, or the holder of that lease, can open. Uses nothing up.
 
-        Raises NotFound, FieldRefused.
+        Raises NotFound, FieldRefused, AccountRequired.
         """
+        self.admit()
         link = _link_bytes(link_id)
         row = self.store.peek(crypto.row_id(link))
         if row is None:
@@ -120,8 +139,9 @@ class Vault:
     def read(self, link_id: str) -> Opened:
         """Return a message that reading does not use up, for safe methods.
 
-        Raises NotFound, OpeningRequired (for one with a view limit or a passphrase), Damaged, KeyMissing.
+        Raises NotFound, OpeningRequired (for one with a view limit or a passphrase), Damaged, KeyMissing, AccountRequired.
         """
+        self.admit()
         link = _link_bytes(link_id)
         found = self.store.fetch(crypto.row_id(link), None)
         if found is None:
@@ -138,8 +158,9 @@ class Vault:
         """Take one view and return the message; with an idempotency key, the same again while its lease lasts.
 
         Raises NotFound, PassphraseRequired, ProofRequired, WrongPassphrase, TriesInUse, FieldRefused, Damaged, KeyMissing,
-        Unavailable: none of them uses a view up, and only WrongPassphrase a try.
+        AccountRequired, Unavailable: none of them uses a view up, and only WrongPassphrase a try.
         """
+        self.admit()
         link = _link_bytes(link_id)
         row_id = crypto.row_id(link)
         lease = _lease_of(link, idempotency_key)
@@ -156,7 +177,11 @@ class Vault:
         return Opened(content, row.expires_at, claim.views_left)
 
     def confirm(self, link_id: str, idempotency_key: str | None) -> None:
-        """End the lease of a reader who has the message. Raises NotFound if there is no such lease, FieldRefused."""
+        """End the lease of a reader who has the message.
+
+        Raises NotFound if there is no such lease, FieldRefused, AccountRequired.
+        """
+        self.admit()
         if idempotency_key is None:
             raise FieldRefused("Idempotency-Key", "Name the lease to end in the Idempotency-Key header.")
         link = _link_bytes(link_id)
@@ -173,15 +198,6 @@ class Vault:
         row = self._row_of(token)
         self.store.burn(row.id, row.receipt)
         return self.receipt(token)
-
-    def take_down(self, link: str) -> bool:
-        """Destroy the message of a link, as the admin asks. False if there was none."""
-        found = _LINK_ID.search(link)
-        return found is not None and self.store.burn(crypto.row_id(uuid.UUID(found[0]).bytes), None)
-
-    def purge(self) -> int:
-        """Remove what nobody can read any more, and return how many messages that were."""
-        return purge(self.store)
 
     def counts(self) -> Counts:
         """What is stored, for the admin."""
@@ -221,7 +237,7 @@ class Vault:
         key_id = crypto.key_id_of(sealed)
         ring = self.keys.ring_with(key_id)
         self._require_same_key(ring, key_id)
-        inside = crypto.unseal(ring, link, sealed)
+        inside = crypto.unseal(ring, link, sealed, self.name)
         if isinstance(inside, bytes):
             return inside
         if passphrase is None:
@@ -276,6 +292,28 @@ class Vault:
         else:
             state = "waiting" if alive else "expired"
         return Receipt(state, row.created_at, row.expires_at, row.openings, row.views_left if alive else 0)
+
+
+def take_down(vaults: Sequence[Vault], link: str) -> bool:
+    """Destroy the message of a link, in whichever vault it is, as the admin asks. False if there was none.
+
+    Raises StoreFailed if it may be in a vault that does not answer.
+    """
+    found = _LINK_ID.search(link)
+    return found is not None and any(vault.store.burn(crypto.row_id(uuid.UUID(found[0]).bytes), None) for vault in vaults)
+
+
+def purge_all(vaults: Sequence[Vault]) -> int:
+    """Purge every vault and return how many messages went. Raises StoreFailed, when the others are done, if one does not answer."""
+    bodies, failed = 0, False
+    for vault in vaults:
+        try:
+            bodies += purge(vault.store)
+        except StoreFailed:
+            failed = True
+    if failed:
+        raise StoreFailed
+    return bodies
 
 
 def purge(store: MessageStore) -> int:

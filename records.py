@@ -141,6 +141,7 @@ class Created:
     views: int | None
     durability: Literal["memory", "disk"]
     encryption: Encryption
+    vault: VaultName
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,10 @@ clock plans anew whenever a run is overdue. Expiry does not depend on any of thi
 from __future__ import annotations
 
 import logging
+import signal
 import threading
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -34,20 +36,22 @@ class EveryFromNow(BaseTrigger):  # type: ignore[misc]
 
 
 class PurgeScheduler:
-    """Purges a store every `seconds`, in a thread of its own, until stopped.
+    """Purges stores every `seconds`, each in a job of its own, until stopped.
 
     Of several processes that share a store exactly one purges; another takes over when it ends.
     """
 
-    def __init__(self, store: MessageStore, seconds: float) -> None:
-        self._store = store
+    def __init__(self, stores: Sequence[MessageStore], seconds: float) -> None:
         self._seconds = seconds
-        self._last_run = time.monotonic()
         self._stopped = threading.Event()
         self._scheduler = BackgroundScheduler(daemon=True)
-        self._job: Any = self._scheduler.add_job(
-            self._run, EveryFromNow(seconds), coalesce=True, max_instances=1, misfire_grace_time=None
-        )
+        self._last_runs = [time.monotonic() for _ in stores]
+        self._jobs: list[Any] = [
+            self._scheduler.add_job(
+                self._run, EveryFromNow(seconds), (number, store), coalesce=True, max_instances=1, misfire_grace_time=None
+            )
+            for number, store in enumerate(stores)
+        ]
         self._watchdog = threading.Thread(target=self._watch, name="mayfly-purge-watchdog", daemon=True)
 
     def start(self) -> None:
@@ -59,11 +63,11 @@ class PurgeScheduler:
         self._stopped.set()
         self._scheduler.shutdown(wait=False)
 
-    def _run(self) -> None:
-        self._last_run = time.monotonic()
+    def _run(self, number: int, store: MessageStore) -> None:
+        self._last_runs[number] = time.monotonic()
         try:
-            if self._store.may_purge():
-                purged = purge(self._store)
+            if store.may_purge():
+                purged = purge(store)
                 if purged:
                     _log.info("purged %d messages", purged)
         except MayflyError as error:
@@ -71,7 +75,19 @@ class PurgeScheduler:
 
     def _watch(self) -> None:
         while not self._stopped.wait(self._seconds / 4):
-            if time.monotonic() - self._last_run > 1.5 * self._seconds:
-                self._last_run = time.monotonic()
-                _log.warning("the purge is overdue: the wall clock jumped, or a purge takes long; planning anew")
-                self._job.modify(next_run_time=datetime.now(UTC))
+            for number, job in enumerate(self._jobs):
+                if time.monotonic() - self._last_runs[number] > 1.5 * self._seconds:
+                    self._last_runs[number] = time.monotonic()
+                    _log.warning("the purge is overdue: the wall clock jumped, or a purge takes long; planning anew")
+                    job.modify(next_run_time=datetime.now(UTC))
+
+
+def purge_until_stopped(stores: Sequence[MessageStore], seconds: float) -> None:
+    """Purge every `seconds` until SIGTERM or SIGINT, as the only thing that this process does."""
+    stopped = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopped.set())
+    scheduler = PurgeScheduler(stores, seconds)
+    scheduler.start()
+    stopped.wait()
+    scheduler.stop()

@@ -18,8 +18,8 @@ from commands import build_commands
 from database import Clock, open_database
 from errors import StartRefused
 from keyfile import KeyFile
-from messages import Vault
-from scheduler import PurgeScheduler
+from messages import Vault, anyone_with_the_link, nobody_yet
+from scheduler import PurgeScheduler, purge_until_stopped
 from settings import Settings
 from web.app import build_app
 from web.express import Express
@@ -40,26 +40,36 @@ def create_app(settings: Settings | None = None, now: Clock | None = None) -> Ga
     """
     settings = settings or Settings.from_environ(os.environ)
     _log_to_stderr(settings.log_level)
-    vault = open_vault(settings, now)
+    vaults = open_vaults(settings, now)
     if settings.purge_seconds:
-        purge = PurgeScheduler(vault.store, settings.purge_seconds)
+        purge = PurgeScheduler([vault.store for vault in vaults], settings.purge_seconds)
         purge.start()
         atexit.register(purge.stop)
     limits = Limits(settings.create_rate)
-    handlers = Handlers(vault, settings)
-    return Gate(build_app(vault, handlers, limits), settings, limits, Express(handlers) if settings.express else None)
+    handlers = [Handlers(vault, settings) for vault in vaults]
+    return Gate(build_app(handlers, limits), settings, limits, Express(handlers[0]) if settings.express else None)
 
 
-def open_vault(settings: Settings, now: Clock | None = None) -> Vault:
-    """The open vault: its store and its keys. The embedded default makes its key file at the first start.
+def open_vaults(settings: Settings, now: Clock | None = None) -> list[Vault]:
+    """The vaults of this server, the open one first: their stores, and the keys that they share.
 
-    Raises StartRefused.
+    The embedded default makes its key file at the first start. Raises StartRefused.
     """
     path = settings.key_file or keyfile.default_path()
     if settings.embedded and settings.key_file is None and not os.path.exists(path):  # noqa: PTH110 - this one never raises
         keyfile.create(path)
     keys = KeyFile(path)
-    return Vault(open_database(settings, now), keys, settings.lease_seconds, settings.max_message_bytes)
+    return [
+        Vault(
+            open_database(settings, name, now),
+            keys,
+            settings.lease_seconds,
+            settings.max_message_bytes,
+            name,
+            anyone_with_the_link if name == "open" else nobody_yet,
+        )
+        for name in settings.databases
+    ]
 
 
 def serve(settings: Settings | None = None, now: Clock | None = None) -> None:
@@ -71,7 +81,8 @@ def serve(settings: Settings | None = None, now: Clock | None = None) -> None:
 
     settings = settings or Settings.from_environ(os.environ)
     _require_free_address(settings.host, settings.port)
-    application = RsgiServer(create_app(settings, now), settings.max_body_bytes)
+    gate = create_app(settings, now)
+    application = RsgiServer(gate, settings)
     server = Server(
         application,
         address=settings.host,
@@ -87,8 +98,13 @@ def serve(settings: Settings | None = None, now: Clock | None = None) -> None:
 
     async def run() -> None:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, server.stop)
+
+        def drain() -> None:
+            gate.turn_away()
+            loop.call_later(settings.drain_seconds, server.stop)
+
+        loop.add_signal_handler(signal.SIGTERM, drain if settings.drain_seconds else server.stop)
+        loop.add_signal_handler(signal.SIGINT, server.stop)
         # A hang-up would have replaced the worker, and the memory store with it.
         loop.add_signal_handler(signal.SIGHUP, lambda: None)
         await server.serve()
@@ -132,7 +148,7 @@ def _log_to_stderr(level: int) -> None:
 def main() -> None:
     """The operator's commands; a refusal to start is one line and exit code 1."""
     try:
-        build_commands(serve)(standalone_mode=True)
+        build_commands(serve, purge_until_stopped)(standalone_mode=True)
     except StartRefused as refusal:
         sys.exit(f"mayfly: {refusal}")
 

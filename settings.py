@@ -12,16 +12,20 @@ import ipaddress
 import logging
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from errors import SettingRefused
+from records import VaultName
 
 PREFIX = "MAYFLY_"
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "[::1]")
 MEMORY_URL = "sqlite://"
+OFF = "off"
+NETWORK_SCHEMES = ("postgresql", "mysql", "mariadb", "valkey", "valkey+cluster", "redis", "redis+cluster")
+"""How database URLs begin that `storage.address` takes apart."""
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -36,12 +40,15 @@ class Settings:
     trusted_hosts: tuple[str, ...] = LOOPBACK_HOSTS
     trusted_proxies: tuple[Network, ...] = ()
     key_file: Path | None = None
-    database_url: str = MEMORY_URL
+    database_url: str = field(default=MEMORY_URL, repr=False)
+    guarded_database_url: str = field(default=MEMORY_URL, repr=False)
+    sealed_database_url: str = field(default=MEMORY_URL, repr=False)
     max_message_bytes: int = 1024 * 1024
     store_bytes: int = 256 * 1024 * 1024
     create_rate: int = 60
     purge_seconds: int = 20
     lease_seconds: int = 30
+    drain_seconds: int = 0
     express: bool = True
     log_level: int = logging.WARNING
 
@@ -70,8 +77,23 @@ class Settings:
 
     @property
     def embedded(self) -> bool:
-        """Whether this is the embedded default, whose messages live only in this process's memory."""
-        return self.database_url == MEMORY_URL
+        """Whether this is the embedded default: all messages live in this process's memory, and nothing is kept elsewhere."""
+        return set(self.databases.values()) == {MEMORY_URL}
+
+    @property
+    def one_process_only(self) -> bool:
+        """Whether a vault lives in a process's memory, so that a second process would have another one of its own."""
+        return MEMORY_URL in self.databases.values()
+
+    @property
+    def databases(self) -> dict[VaultName, str]:
+        """The vaults that this server has, each with the URL of its database."""
+        urls: dict[VaultName, str] = {
+            "open": self.database_url,
+            "guarded": self.guarded_database_url,
+            "sealed": self.sealed_database_url,
+        }
+        return {name: url for name, url in urls.items() if url != OFF}
 
     @property
     def max_body_bytes(self) -> int:
@@ -147,9 +169,13 @@ def _absolute_path(text: str) -> Path:
 
 
 def _database_url(text: str) -> str:
-    if text == MEMORY_URL or re.fullmatch(r"sqlite:////[^?#]+", text):
+    if text == MEMORY_URL or re.fullmatch(r"sqlite:////[^?#]+", text) or text.partition("://")[0] in NETWORK_SCHEMES:
         return text
     raise ValueError
+
+
+def _database_url_or_off(text: str) -> str:
+    return OFF if text == OFF else _database_url(text)
 
 
 def _on_off(text: str) -> bool:
@@ -198,8 +224,22 @@ TABLE: tuple[Setting, ...] = (
         "MAYFLY_DATABASE_URL",
         _database_url,
         MEMORY_URL,
-        "sqlite:// (memory) or sqlite:////absolute/path.db",
-        "Where messages are kept. Memory lasts while the server runs.",
+        "sqlite:// (memory), sqlite:////absolute/path.db, or the URL of a PostgreSQL, MySQL or Valkey database",
+        "Where the messages of the open vault are kept. Memory lasts while the server runs.",
+    ),
+    Setting(
+        "MAYFLY_GUARDED_DATABASE_URL",
+        _database_url_or_off,
+        MEMORY_URL,
+        "sqlite:// (memory), sqlite:////absolute/path.db, the URL of a database with tls_ca, or off",
+        "Where those of the guarded vault are kept: over a network by TLS. `off`: there is no such vault.",
+    ),
+    Setting(
+        "MAYFLY_SEALED_DATABASE_URL",
+        _database_url_or_off,
+        MEMORY_URL,
+        "sqlite:// (memory), sqlite:////absolute/path.db, the URL of a database with tls_ca, tls_certificate and tls_key, or off",
+        "Where those of the sealed vault are kept: over a network by mutual TLS. `off`: there is no such vault.",
     ),
     Setting(
         "MAYFLY_MAX_MESSAGE_BYTES",
@@ -213,7 +253,7 @@ TABLE: tuple[Setting, ...] = (
         _integer(1024 * 1024, 1 << 40),
         "268435456",
         "1048576 or more (bytes)",
-        "The quota of the store. At it, creating answers 503; opening goes on.",
+        "The quota of each vault's store. At it, creating answers 503; opening goes on.",
     ),
     Setting("MAYFLY_CREATE_RATE", _integer(0, 1_000_000), "60", "0 to 1000000", "Creates a minute per client; 0 = no limit."),
     Setting(
@@ -229,6 +269,13 @@ TABLE: tuple[Setting, ...] = (
         "30",
         "1 to 300 (seconds)",
         "How long an Idempotency-Key gets the same message again.",
+    ),
+    Setting(
+        "MAYFLY_DRAIN_SECONDS",
+        _integer(0, 60),
+        "0",
+        "0 to 60 (seconds)",
+        "How long SIGTERM leaves the server serving while `/readyz` answers 503, so that a load balancer looks elsewhere first.",
     ),
     Setting(
         "MAYFLY_EXPRESS",

@@ -30,7 +30,7 @@ def hello() -> str:
 
 async def _serve(port: int) -> None:
     server = Server(
-        RsgiServer(Gate(app, Settings(), Limits(0)), 1024),
+        RsgiServer(Gate(app, Settings(), Limits(0)), Settings()),
         address="127.0.0.1",
         port=port,
         interface=Interfaces.RSGI,

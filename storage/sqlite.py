@@ -148,7 +148,7 @@ class SqliteStore:
         try:
             self._db = self._open_file(path) if path else self._open()
         except (sqlite3.Error, OSError) as error:
-            raise StartRefused(f"MAYFLY_DATABASE_URL: {path or 'memory'} cannot be opened as a database ({error})") from None
+            raise StartRefused(f"{path or 'memory'} cannot be opened as a database ({error})") from None
 
     def _open_file(self, path: Path) -> sqlite3.Connection:
         # One at a time in a folder: of two that switch a new file to WAL at once, one fails as `locked` without waiting.
@@ -170,7 +170,7 @@ class SqliteStore:
             db.execute(f"PRAGMA {name} = {value}").fetchall()
             (got,) = db.execute(f"PRAGMA {name}").fetchone()
             if got != value:
-                raise StartRefused(f"MAYFLY_DATABASE_URL: SQLite does not take {name} = {value}, only {got}")
+                raise StartRefused(f"SQLite does not take {name} = {value}, only {got}")
         self._page_bytes: int = db.execute("PRAGMA page_size").fetchone()[0]
         # The most that stays in a leaf is the page less 35 bytes (SQLite file format, section 1.6).
         self._shield_bytes = self._page_bytes - 35 if self._path else 0
@@ -181,7 +181,7 @@ class SqliteStore:
                 db.execute(statement)
             db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         elif version != SCHEMA_VERSION:
-            raise StartRefused(f"MAYFLY_DATABASE_URL: {self._path} was written by another version of Mayfly (schema {version})")
+            raise StartRefused(f"{self._path} was written by another version of Mayfly (schema {version})")
         db.execute("COMMIT")
         return db
 
@@ -375,8 +375,9 @@ class SqliteStore:
                 yield db
                 db.execute("COMMIT")
             except BaseException as error:
-                if db.in_transaction:
-                    db.execute("ROLLBACK")
+                with suppress(sqlite3.ProgrammingError):  # closed meanwhile
+                    if db.in_transaction:
+                        db.execute("ROLLBACK")
                 if isinstance(error, (sqlite3.Error, OSError)):
                     raise _as_ours(error) from error
                 raise

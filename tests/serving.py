@@ -98,6 +98,8 @@ class Served:
             "MAYFLY_EXPRESS": os.environ.get("TESTS_EXPRESS", "on"),
             "MAYFLY_CREATE_RATE": "0",
             "MAYFLY_PURGE_SECONDS": "0",
+            # Those of the other vaults in memory: only one process may have them.
+            **({"MAYFLY_GUARDED_DATABASE_URL": "off", "MAYFLY_SEALED_DATABASE_URL": "off"} if workers > 1 else {}),
             **settings,
         }
         self.process: subprocess.Popen[bytes] | None = None

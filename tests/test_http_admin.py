@@ -50,7 +50,7 @@ def signed_in(browser: httpx.Client) -> bool:
 def stored(browser: httpx.Client) -> tuple[int, int]:
     """Messages stored and expired, as the page shows them."""
     page = browser.get("/admin").text
-    numbers = [re.search(rf'id="{name}"[^>]*>\s*([0-9]+)', page) for name in ("stored", "expired")]
+    numbers = [re.search(rf'class="{name}"[^>]*>\s*([0-9]+)', page) for name in ("stored", "expired")]
     return int(numbers[0][1]), int(numbers[1][1])  # type: ignore[index]
 
 
@@ -65,7 +65,7 @@ def test_stranger_sees_the_door_and_nothing_else(served: Served) -> None:
     assert 'name="token"' in page.text
     assert 'type="password"' in page.text
     assert "form_token" not in page.text
-    assert 'id="stored"' not in page.text
+    assert 'class="stored"' not in page.text
     assert "set-cookie" not in page.headers
 
 
@@ -147,9 +147,7 @@ def test_session_ends_after_half_an_hour_or_when_it_is_altered(served: Served) -
             return super().get_timestamp() - self.age
 
     def cookie_of(age: int) -> str:
-        signer = Past(
-            keyfile.read(served.key_file).session_secret(), salt=b"mayfly admin", digest_method=admin.hashlib.sha256
-        )
+        signer = Past(keyfile.read(served.key_file).session_secret(), salt=b"mayfly admin", digest_method=admin.hashlib.sha256)
         signer.age = age
         return signer.sign("session").decode()
 

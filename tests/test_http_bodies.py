@@ -38,7 +38,7 @@ def stored(served: Served) -> Iterator[Callable[[], int]]:
         admin.post("/admin", data={"token": served.admin_token})
 
         def count() -> int:
-            found = re.search(r'id="stored"[^>]*>\s*([0-9]+)', admin.get("/admin").text)
+            found = re.search(r'class="stored"[^>]*>\s*([0-9]+)', admin.get("/admin").text)
             assert found
             return int(found[1])
 

@@ -240,15 +240,15 @@ def test_admin_signs_in_purges_takes_down_and_signs_out(page: Page, served: Serv
     assert page.inner_text("#problem") == "That is not the admin token."
     message = served.create(POEM, views=1)
     sign_in(page, served.admin_token)
-    stored = int(page.inner_text("#stored"))
-    assert float(str(page.get_attribute("meter", "value"))) > 0
-    assert page.inner_text("#used").endswith("iB")
+    stored = int(page.inner_text("#vault-open .stored"))
+    assert float(str(page.get_attribute("#vault-open meter", "value"))) > 0
+    assert page.inner_text("#vault-open .used").endswith("iB")
     press(page, "button[value=purge]")
     assert re.fullmatch(r"Purged \d+ messages?\.", page.inner_text("#done"))
     page.fill("#link", message.link)
     press(page, "button[value=take-down]")
     assert page.inner_text("#done") == "The message was taken down."
-    assert int(page.inner_text("#stored")) < stored
+    assert int(page.inner_text("#vault-open .stored")) < stored
     assert served.http.post(message.path).status_code == 404
     page.fill("#link", message.link)
     press(page, "button[value=take-down]")

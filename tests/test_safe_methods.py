@@ -49,8 +49,10 @@ def all_rules(folder: Path) -> list[str]:
     key_file = folder / "key.json"
     keyfile.create(key_file)
     settings = Settings(key_file=key_file)
-    vault = mayfly.open_vault(settings)
-    return sorted({rule.rule for rule in build_app(vault, Handlers(vault, settings), Limits(0)).url_map.iter_rules()})
+    vaults = mayfly.open_vaults(settings)
+    return sorted(
+        {rule.rule for rule in build_app([Handlers(vault, settings) for vault in vaults], Limits(0)).url_map.iter_rules()}
+    )
 
 
 @pytest.fixture(scope="module")

@@ -76,7 +76,7 @@ class Telling(SqliteStore):
 
 if "interval" in sys.argv:
     scheduler.EveryFromNow = lambda seconds: IntervalTrigger(seconds=seconds)
-purge = scheduler.PurgeScheduler(Telling(None, 1 << 24, lambda: 0), 0.5)
+purge = scheduler.PurgeScheduler([Telling(None, 1 << 24, lambda: 0)], 0.5)
 if "unwatched" in sys.argv:
     purge._watchdog = threading.Thread(target=lambda: None)
 purge.start()
@@ -338,7 +338,7 @@ def test_purge_goes_on_after_the_store_failed(tmp_path: Path, store: SqliteStore
     due_row(store, 1)
     other = sqlite3.connect(tmp_path / "mayfly.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
-    purge = PurgeScheduler(store, 0.1)
+    purge = PurgeScheduler([store], 0.1)
     purge.start()
     try:
         eventually(lambda: sum("the purge failed" in message for message in caplog.messages) >= 2, "it failed twice")
@@ -353,7 +353,7 @@ def test_purge_goes_on_after_the_store_failed(tmp_path: Path, store: SqliteStore
 
 def test_stopped_purge_has_no_threads_and_runs_no_more(tmp_path: Path, store: SqliteStore) -> None:
     before = set(threading.enumerate())
-    purge = PurgeScheduler(store, 0.1)
+    purge = PurgeScheduler([store], 0.1)
     purge.start()
     due_row(store, 1)
     eventually(lambda: bodies_in(tmp_path / "mayfly.db") == 0, "it runs")

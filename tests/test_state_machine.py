@@ -18,7 +18,7 @@ import crypto
 import keyfile
 from errors import FieldRefused, MayflyError, NotFound, OpeningRequired, PassphraseRequired, ProofRequired, WrongPassphrase
 from keyfile import KeyFile
-from messages import Vault
+from messages import Vault, purge, take_down
 from records import Created, Draft, Millis, Receipt
 from storage.sqlite import SqliteStore
 
@@ -262,7 +262,7 @@ class Life(RuleBasedStateMachine):
     @on_a_message(by_admin=st.booleans())
     def burn(self, model: Model, by_admin: bool) -> None:
         if by_admin:
-            assert self.vault.take_down(model.created.link_id) == model.there(self.now)
+            assert take_down([self.vault], model.created.link_id) == model.there(self.now)
             model.ended = "burned" if model.there(self.now) else model.ended
             return
         if model.receipt(self.now) is None:
@@ -292,7 +292,7 @@ class Life(RuleBasedStateMachine):
     @rule()
     def purge(self) -> None:
         due = [model for model in self.models if model.body_due(self.now)]
-        assert self.vault.purge() == len(due)
+        assert purge(self.vault.store) == len(due)
         for model in due:
             model.purged = True
 

@@ -18,7 +18,7 @@ import keyfile
 from tests.racing import connections, opening, request
 from tests.serving import PROJECT, Served, free_port
 
-REFUSED = "mayfly: the memory store lives in one process; run gunicorn with one worker or set MAYFLY_DATABASE_URL to a file\n"
+REFUSED = "mayfly: a memory store lives in one process; run gunicorn with one worker, or set all MAYFLY_…DATABASE_URL\n"
 
 
 @pytest.mark.parametrize("way", ["--workers=2", "WEB_CONCURRENCY", "GUNICORN_CMD_ARGS"])

@@ -10,13 +10,14 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
+from collections.abc import Sequence
 
 from flask import Blueprint, Response, request
 from itsdangerous import BadSignature, TimestampSigner
 
-from errors import BodyRefused, FieldRefused, ForgedRequest, NotSignedIn
+from errors import BodyRefused, FieldRefused, ForgedRequest, NotSignedIn, StoreFailed
 from keyfile import KeyFile
-from messages import Vault
+from messages import Vault, purge_all, take_down
 from web import answers, pages
 from web.answers import HTML, Answer
 from web.handlers import body_of, own_origin
@@ -27,16 +28,14 @@ from web.routes import respond
 SESSION_SECONDS = 30 * 60
 
 
-def blueprint(vault: Vault, limits: Limits) -> Blueprint:
-    """`/admin` and `/delete`."""
-    keys = vault.keys
+def blueprint(vaults: Sequence[Vault], limits: Limits) -> Blueprint:
+    """`/admin` and `/delete`, for all vaults."""
+    keys = vaults[0].keys
     routes = Blueprint("admin", __name__)
 
     def page(session: str, done: str | None = None) -> Response:
         form_token = _form_token(keys, session)
-        return respond(
-            Answer(200, HTML, pages.admin(wanted_by(request.environ), vault.counts(), form_token, vault.store.durability, done))
-        )
+        return respond(Answer(200, HTML, pages.admin(wanted_by(request.environ), _stores(vaults), form_token, done)))
 
     def require_token(token: str) -> None:
         client = request.environ["REMOTE_ADDR"]
@@ -70,9 +69,9 @@ def blueprint(vault: Vault, limits: Limits) -> Blueprint:
         language = wanted_by(request.environ).language
         match fields:
             case {"do": "purge", **rest} if not rest:
-                return page(session, language.count("Purged %(num)s message.", "Purged %(num)s messages.", vault.purge()))
+                return page(session, language.count("Purged %(num)s message.", "Purged %(num)s messages.", purge_all(vaults)))
             case {"do": "take-down", "link": link, **rest} if not rest:
-                if vault.take_down(link):
+                if take_down(vaults, link):
                     return page(session, language.say("The message was taken down."))
                 return page(session, language.say("There is no message at that link."))
             case {"do": "sign-out", **rest} if not rest:
@@ -89,13 +88,25 @@ def blueprint(vault: Vault, limits: Limits) -> Blueprint:
             raise BodyRefused("Send link=… in the body: nothing was purged or taken down.")
         fields = body_of(request.environ).fields
         if not fields:
-            return respond(answers.deleted(vault.purge()))
+            return respond(answers.deleted(purge_all(vaults)))
         link = fields.get("link")
         if set(fields) != {"link"} or not isinstance(link, str):
             raise FieldRefused("link", "Send link=… to take one message down, or nothing to purge what has expired.")
-        return respond(answers.deleted(int(vault.take_down(link))))
+        return respond(answers.deleted(int(take_down(vaults, link))))
 
     return routes
+
+
+def _stores(vaults: Sequence[Vault]) -> list[pages.Store]:
+    """What each vault holds; one whose database does not answer takes nothing from the page but its figures."""
+    found = []
+    for vault in vaults:
+        try:
+            counts = vault.counts()
+        except StoreFailed:
+            counts = None
+        found.append(pages.Store(vault.name, vault.store.durability, counts))
+    return found
 
 
 _CHALLENGE = (("WWW-Authenticate", 'Bearer realm="mayfly"'),)

@@ -13,6 +13,7 @@ from typing import Any
 from records import Created, Millis, Opened, Preview, Receipt
 from web import pages
 from web.negotiation import Wanted
+from web.paths import MESSAGE, RECEIPT
 
 HTML = "text/html; charset=utf-8"
 JSON = "application/json"
@@ -42,8 +43,8 @@ def iso(at: Millis) -> str:
 
 def created(wanted: Wanted, base_url: str, message: Created) -> Answer:
     """201 for a stored message; `base_url` is what its links begin with."""
-    link = f"{base_url}/message/{message.link_id}"
-    receipt = f"{base_url}/receipt/{message.receipt}"
+    link = f"{base_url}{MESSAGE[message.vault]}{message.link_id}"
+    receipt = f"{base_url}{RECEIPT[message.vault]}{message.receipt}"
     location = (("Location", link),)
     if wanted.kind == "html":
         return Answer(201, HTML, pages.created(wanted, message, link, receipt), location)

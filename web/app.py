@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from flask import Flask, Response
@@ -9,21 +10,25 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from werkzeug.exceptions import NotFound as NoSuchRoute
 
 from errors import BodyRefused, MayflyError, MethodRefused, NotFound
-from messages import Vault
 from web import admin, routes
 from web.answers import Answer
-from web.handlers import Handlers
+from web.handlers import Handlers, Probes
 from web.limits import Limits
 
 _MEDIA_TYPES = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}
 
 
-def build_app(vault: Vault, handlers: Handlers, limits: Limits) -> Flask:
-    """The routes of one server. It must stand behind a `Gate`, which reads bodies and sets headers."""
+def build_app(vaults: Sequence[Handlers], limits: Limits) -> Flask:
+    """The routes of one server: of each of its vaults, and those that they share.
+
+    It must stand behind a `Gate`, which reads bodies and sets headers.
+    """
     app = Flask("mayfly", static_folder=None, template_folder=None)
     app.url_map.merge_slashes = False
-    app.register_blueprint(routes.blueprint(handlers))
-    app.register_blueprint(admin.blueprint(vault, limits))
+    for handlers in vaults:
+        app.register_blueprint(routes.vault_blueprint(handlers))
+    app.register_blueprint(routes.probes_blueprint(Probes([handlers.vault for handlers in vaults])))
+    app.register_blueprint(admin.blueprint([handlers.vault for handlers in vaults], limits))
 
     # Read once: no path that a client chooses reaches the file system.
     folder = Path(__file__).resolve().parent / "static"

@@ -32,6 +32,7 @@ TABLE: tuple[tuple[type[MayflyError], int, str], ...] = (
     (errors.ProofRequired, 403, N_("The whole link is needed")),
     (errors.WrongPassphrase, 403, N_("Wrong passphrase")),
     (errors.NotSignedIn, 401, N_("Not signed in")),
+    (errors.AccountRequired, 401, N_("Sign in to read")),
     (errors.ForgedRequest, 403, N_("Not from this page")),
     (errors.LimitReached, 429, N_("Too often")),
     (errors.Damaged, 500, N_("Damaged")),

@@ -38,6 +38,7 @@ from web.errors import PROBLEM_JSON, Unexpected
 from web.errors import answer as answer_error
 from web.limits import Limits
 from web.negotiation import wanted_by
+from web.paths import CREATE_PATHS
 
 Environ = dict[str, Any]
 StartResponse = Callable[..., Any]
@@ -46,7 +47,7 @@ Application = Callable[[Environ, StartResponse], Iterable[bytes]]
 BODY_SECONDS = 10
 """How long a body may take to arrive."""
 SMALL_BODY_BYTES = 64 * 1024
-"""The longest body anywhere but at `/`, where messages come in."""
+"""The longest body anywhere but where messages come in."""
 REFUSAL = "mayfly.refusal"
 """Where a server adapter leaves the error with which a request is to be refused."""
 _LENGTH = "mayfly.length"
@@ -83,7 +84,16 @@ _VARY = {HTML: "Accept, Accept-Language", JSON: "Accept", PROBLEM_JSON: "Accept"
 _HSTS = ("Strict-Transport-Security", "max-age=63072000")
 
 _PROBES = ("/healthz", "/readyz")
-_ROUTES = {"": "/", "message": "/message/…", "receipt": "/receipt/…", "static": "/static/…", "admin": "/admin", "delete": "/delete"}
+_ROUTES = {
+    "": "/",
+    "message": "/message/…",
+    "receipt": "/receipt/…",
+    "static": "/static/…",
+    "admin": "/admin",
+    "delete": "/delete",
+    "guarded": "/guarded/…",
+    "sealed": "/sealed/…",
+}
 _STATUS_LINES = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
 
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(:[0-9]{1,5})?")
@@ -110,7 +120,12 @@ class Gate:
         self._trusted_hosts = frozenset(settings.trusted_hosts)
         self._trusted_proxies = settings.trusted_proxies
         self._max_body_bytes = settings.max_body_bytes
-        self._one_process_only = settings.embedded
+        self._one_process_only = settings.one_process_only
+        self._turns_away = False
+
+    def turn_away(self) -> None:
+        """From now on `/readyz` answers 503, and load balancers look elsewhere. Who comes all the same is served."""
+        self._turns_away = True
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         started = time.perf_counter()
@@ -131,9 +146,12 @@ class Gate:
                 raise environ[REFUSAL]
             length: int = environ[_LENGTH] if _LENGTH in environ else self.admit(environ)
             environ["mayfly.body"] = _read_body(environ, length)
-            if environ["PATH_INFO"] == "/" and environ["REQUEST_METHOD"] == "POST":
+            if environ["REQUEST_METHOD"] == "POST" and environ["PATH_INFO"] in CREATE_PATHS:
                 self._limits.count_create(environ["REMOTE_ADDR"])
-            answer = self._express(environ) if self._express else None
+            if self._turns_away and environ["PATH_INFO"] == "/readyz":
+                answer: Answer | None = Answer(503, TEXT, b"stopping\n")
+            else:
+                answer = self._express(environ) if self._express else None
             if answer is None:
                 return self._ask_application(environ)
         except Exception as error:
@@ -166,7 +184,7 @@ class Gate:
         purpose = environ.get("HTTP_SEC_PURPOSE") or environ.get("HTTP_PURPOSE") or environ.get("HTTP_X_MOZ")
         if purpose and ("prefetch" in purpose or "prerender" in purpose or "preview" in purpose):
             raise PrefetchRefused
-        environ[_LENGTH] = length = _announced_length(environ, self._max_body_bytes if path == "/" else SMALL_BODY_BYTES)
+        environ[_LENGTH] = length = _announced_length(environ, self._max_body_bytes if path in CREATE_PATHS else SMALL_BODY_BYTES)
         return length
 
     def _look_behind_proxies(self, environ: Environ) -> None:

@@ -1,4 +1,4 @@
-"""What each route of the open vault does: from a request, as WSGI's environ, to an answer. No Flask here.
+"""What each route of a vault does: from a request, as WSGI's environ, to an answer. No Flask here.
 
 Each handler reads the request, calls `messages`, and answers: nothing else. Flask's views (`routes`) and the express lane call the
 same ones, behind the gate, which has checked the body and tells the errors that they raise.
@@ -7,7 +7,7 @@ same ones, behind the gate, which has checked the body and tells the errors that
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ from errors import (
     OpeningRequired,
     PassphraseRequired,
     ProofRequired,
+    StoreFailed,
     TickRequired,
     TriesInUse,
     WrongPassphrase,
@@ -45,13 +46,13 @@ class Handlers:
     """The handlers of one vault."""
 
     def __init__(self, vault: Vault, settings: Settings) -> None:
-        self._vault = vault
+        self.vault = vault
         self._max_message_bytes = settings.max_message_bytes
         self._public_url = settings.public_url
 
     def write(self, environ: Environ) -> Answer:
         """`GET /`"""
-        page = pages.write(wanted_by(environ), self._max_message_bytes, self._vault.store.durability)
+        page = pages.write(wanted_by(environ), self._max_message_bytes, self.vault.store.durability)
         return Answer(200, HTML, page)
 
     def create(self, environ: Environ) -> Answer:
@@ -60,43 +61,43 @@ class Handlers:
         fields = body.fields
         if body.kind == "form":
             fields = {name: value for name, value in fields.items() if value != "" or name not in _MAY_BE_EMPTY}
-        message = self._vault.create(read_draft(fields))
+        message = self.vault.create(read_draft(fields))
         return answers.created(wanted_by(environ), self._public_url or own_origin(environ), message)
 
     def look(self, environ: Environ, link_id: str) -> Answer:
         """`GET /message/<link_id>`"""
         wanted = wanted_by(environ)
         try:
-            return answers.opened(wanted, self._vault.read(link_id))
+            return answers.opened(wanted, self.vault.read(link_id))
         except OpeningRequired as waiting:
             if wanted.kind != "html":
                 raise
-            return Answer(200, HTML, _reveal(wanted, self._vault, waiting.preview))
+            return Answer(200, HTML, _reveal(wanted, self.vault, waiting.preview))
 
     def open(self, environ: Environ, link_id: str) -> Answer:
         """`POST /message/<link_id>`"""
         wanted = wanted_by(environ)
         try:
-            opening = _opening(environ, self._vault, link_id)
-            lease_seconds = self._vault.lease_seconds if opening.idempotency_key else None
-            return answers.opened(wanted, self._vault.open(link_id, *opening), lease_seconds)
+            opening = _opening(environ, self.vault, link_id)
+            lease_seconds = self.vault.lease_seconds if opening.idempotency_key else None
+            return answers.opened(wanted, self.vault.open(link_id, *opening), lease_seconds)
         except (TickRequired, PassphraseRequired, ProofRequired, WrongPassphrase, TriesInUse) as problem:
             if wanted.kind != "html":
                 raise
-            return _reveal_again(wanted, self._vault, link_id, problem)
+            return _reveal_again(wanted, self.vault, link_id, problem)
 
     def confirm(self, environ: Environ, link_id: str) -> Answer:
         """`DELETE /message/<link_id>`"""
-        self._vault.confirm(link_id, environ.get("HTTP_IDEMPOTENCY_KEY"))
+        self.vault.confirm(link_id, environ.get("HTTP_IDEMPOTENCY_KEY"))
         return Answer(204, TEXT, b"")
 
     def receipt(self, environ: Environ, token: str) -> Answer:
         """`GET /receipt/<token>`"""
-        return answers.receipt(wanted_by(environ), token, self._vault.receipt(token))
+        return answers.receipt(wanted_by(environ), token, self.vault.receipt(token))
 
     def burn(self, environ: Environ, token: str) -> Answer:
         """`DELETE /receipt/<token>`"""
-        return answers.receipt(wanted_by(environ), token, self._vault.burn(token))
+        return answers.receipt(wanted_by(environ), token, self.vault.burn(token))
 
     def burn_by_form(self, environ: Environ, token: str) -> Answer:
         """`POST /receipt/<token>`"""
@@ -104,14 +105,33 @@ class Handlers:
             raise FieldRefused("burn", "To burn the message, send burn=yes.")
         return self.burn(environ, token)
 
+
+class Probes:
+    """What orchestrators and load balancers ask."""
+
+    def __init__(self, vaults: Sequence[Vault]) -> None:
+        self._vaults = vaults
+
     def alive(self, environ: Environ) -> Answer:
         """`GET /healthz`"""
         return Answer(200, TEXT, b"ok\n")
 
     def ready(self, environ: Environ) -> Answer:
-        """`GET /readyz`"""
-        self._vault.store.health()
-        return Answer(200, TEXT, b"ready\n")
+        """`GET /readyz`: which vaults answer.
+
+        As long as one does, requests should come here: a database that is down is so for the other nodes as well.
+        """
+        states = {vault.name: "ready" if _answers(vault) else "down" for vault in self._vaults}
+        text = "".join(f"{name}: {state}\n" for name, state in states.items())
+        return Answer(200 if "ready" in states.values() else 503, TEXT, text.encode())
+
+
+def _answers(vault: Vault) -> bool:
+    try:
+        vault.store.health()
+    except StoreFailed:
+        return False
+    return True
 
 
 def body_of(environ: Environ, query: str = "") -> Body:

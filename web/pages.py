@@ -7,10 +7,11 @@ return into a line feed and drop the first line feed of a `<pre>`.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
@@ -24,6 +25,7 @@ from records import (
     Opened,
     Preview,
     Receipt,
+    VaultName,
 )
 from sanitize import MAX_MARKDOWN_BYTES
 from web.languages import LANGUAGES, Language
@@ -137,9 +139,17 @@ def sign_in(wanted: Wanted, problem: str | None = None) -> bytes:
     return _render("sign_in.html", wanted, problem=problem)
 
 
-def admin(wanted: Wanted, counts: Counts, form_token: str, durability: str, done: str | None = None) -> bytes:
+class Store(NamedTuple):
+    """What the admin's page shows of a vault; `counts` None if its database does not answer."""
+
+    vault: VaultName
+    durability: Literal["memory", "disk"]
+    counts: Counts | None
+
+
+def admin(wanted: Wanted, stores: Sequence[Store], form_token: str, done: str | None = None) -> bytes:
     """Counts and the purge; `done` says what the last form did."""
-    return _render("admin.html", wanted, counts=counts, form_token=form_token, durability=durability, done=done)
+    return _render("admin.html", wanted, stores=stores, form_token=form_token, done=done)
 
 
 def error(wanted: Wanted, status: int, title: str, detail: str) -> bytes:

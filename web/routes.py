@@ -1,4 +1,4 @@
-"""The routes of the open vault, as Flask knows them: which method of which address is which handler."""
+"""The routes of the vaults, as Flask knows them: which method of which address is which handler."""
 
 from __future__ import annotations
 
@@ -6,25 +6,35 @@ from flask import Blueprint, Response, request
 
 from web.answers import Answer
 from web.gate import headers_of
-from web.handlers import Handler, Handlers
+from web.handlers import Handler, Handlers, Probes
+from web.paths import CREATE, MESSAGE, RECEIPT
 
 
-def blueprint(handlers: Handlers) -> Blueprint:
-    """All routes of messages and receipts, and the probes."""
-    routes = Blueprint("messages", __name__)
+def vault_blueprint(handlers: Handlers) -> Blueprint:
+    """All routes of the messages and receipts of one vault. The page to write is the open one's."""
+    name = handlers.vault.name
+    create, message, receipt = CREATE[name], f"{MESSAGE[name]}<link_id>", f"{RECEIPT[name]}<token>"
+    routes = Blueprint(name, __name__)
+    if name == "open":
+        _add(routes, create, "GET", handlers.write)
     for rule, method, handler in (
-        ("/", "GET", handlers.write),
-        ("/", "POST", handlers.create),
-        ("/message/<link_id>", "GET", handlers.look),
-        ("/message/<link_id>", "POST", handlers.open),
-        ("/message/<link_id>", "DELETE", handlers.confirm),
-        ("/receipt/<token>", "GET", handlers.receipt),
-        ("/receipt/<token>", "DELETE", handlers.burn),
-        ("/receipt/<token>", "POST", handlers.burn_by_form),
-        ("/healthz", "GET", handlers.alive),
-        ("/readyz", "GET", handlers.ready),
+        (create, "POST", handlers.create),
+        (message, "GET", handlers.look),
+        (message, "POST", handlers.open),
+        (message, "DELETE", handlers.confirm),
+        (receipt, "GET", handlers.receipt),
+        (receipt, "DELETE", handlers.burn),
+        (receipt, "POST", handlers.burn_by_form),
     ):
         _add(routes, rule, method, handler)
+    return routes
+
+
+def probes_blueprint(probes: Probes) -> Blueprint:
+    """`/healthz` and `/readyz`."""
+    routes = Blueprint("probes", __name__)
+    _add(routes, "/healthz", "GET", probes.alive)
+    _add(routes, "/readyz", "GET", probes.ready)
     return routes
 
 

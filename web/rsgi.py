@@ -5,8 +5,9 @@ nearly doubles, and no read can time out. Its RSGI interface is asynchronous, so
 not arrive in time is refused. (Measured in decision record 0002.) RSGI also shows headers as they were sent: a name with an
 underscore, which WSGI cannot tell from one with a hyphen, is dropped here.
 
-What is certainly quick is done on the loop: 0.1 ms in memory, a sync of the disk with a file. All else goes to threads, in two
-lanes, so that neither a crowd of passphrases nor a purge keeps others waiting; whoever would wait long is told so at once.
+What is certainly quick is done on the loop: 0.1 ms in memory, a sync of the disk with a file. All else goes to threads, in lanes,
+so that neither a crowd of passphrases nor a purge nor a database on the network keeps others waiting; whoever would wait long is
+told so at once. A vault whose database is on the network has lanes of its own.
 """
 
 from __future__ import annotations
@@ -19,15 +20,18 @@ from io import BytesIO
 from typing import Any, Literal
 
 from errors import BodyTooSlow, MayflyError, Unavailable
+from records import VaultName
+from settings import Settings
 from web.bodies import MAX_FIELDS
 from web.gate import BODY_SECONDS, REFUSAL, SMALL_BODY_BYTES, Environ, Gate, log_fault
+from web.paths import vault_of
 
 BODIES_IN_FLIGHT_BYTES = 64 * 1024 * 1024
 """What all bodies longer than SMALL_BODY_BYTES may announce at one time: beyond it, memory would be the attacker's to fill."""
 
-Lane = Literal["passphrases", "long"]
+Lane = Literal["passphrases", "long", "network"]
 # name: threads, requests at one time. A passphrase takes 0.2 s and 64 MiB, so sixteen of them are done in about two seconds.
-_LANES: dict[Lane, tuple[int, int]] = {"passphrases": (4, 16), "long": (4, 64)}
+_LANES: dict[Lane, tuple[int, int]] = {"passphrases": (4, 16), "long": (4, 64), "network": (16, 256)}
 
 # Both take time in proportion to the body: what begins an attempt ends it at the next quote or colon.
 _JSON_PASSPHRASE = re.compile(rb'"passphrase"\s*:|[{,]\s*"[^"]*\\u')
@@ -37,11 +41,13 @@ _JSON_MARKDOWN = re.compile(rb'"format"\s*:\s*+(?!"text")')
 class RsgiServer:
     """A `Gate` as an RSGI application."""
 
-    def __init__(self, gate: Gate, max_body_bytes: int) -> None:
+    def __init__(self, gate: Gate, settings: Settings) -> None:
         self._gate = gate
-        self._bodies_left = max(BODIES_IN_FLIGHT_BYTES, 2 * max_body_bytes)
-        self._threads = {lane: ThreadPoolExecutor(threads, f"mayfly-{lane}") for lane, (threads, _) in _LANES.items()}
-        self._places = {lane: places for lane, (_, places) in _LANES.items()}
+        self._bodies_left = max(BODIES_IN_FLIGHT_BYTES, 2 * settings.max_body_bytes)
+        self._on_network = frozenset(name for name, url in settings.databases.items() if not url.startswith("sqlite:"))
+        names = [(vault, lane) for vault in (None, *self._on_network) for lane in _LANES]
+        self._threads = {name: ThreadPoolExecutor(_LANES[name[1]][0], f"mayfly-{name[0]}-{name[1]}") for name in names}
+        self._places = {name: _LANES[name[1]][1] for name in names}
         self._base = {
             "SCRIPT_NAME": "",
             "SERVER_PROTOCOL": "HTTP/1.1",
@@ -72,7 +78,7 @@ class RsgiServer:
     async def _answer(self, environ: Environ, length: int, protocol: Any) -> None:
         body = await self._body(environ, length, protocol)
         environ["wsgi.input"] = BytesIO(body)
-        lane = None if REFUSAL in environ else lane_of(environ, body)
+        lane = None if REFUSAL in environ else self._lane_of(environ, body)
         if lane and self._places[lane]:
             self._places[lane] -= 1
             try:
@@ -84,6 +90,16 @@ class RsgiServer:
                 environ[REFUSAL] = Unavailable("This server has its hands full at this moment. Nothing was used up.", 2)
             answer = self._call(environ)
         protocol.response_bytes(*answer)
+
+    def _lane_of(self, environ: Environ, body: bytes) -> tuple[VaultName | None, Lane] | None:
+        """The lane of a request, and whose it is: that of a vault on the network, or None for what all others share."""
+        lane = lane_of(environ, body)
+        vault = vault_of(environ["PATH_INFO"])
+        if vault in self._on_network:
+            return vault, lane or "network"
+        if self._on_network and environ["PATH_INFO"] == "/readyz":  # asks every vault
+            return None, "network"
+        return lane and (None, lane)
 
     def _environ(self, scope: Any) -> Environ:
         environ: Environ = self._base.copy()
