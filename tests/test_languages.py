@@ -127,9 +127,8 @@ def test_scripts_show_no_text_of_their_own() -> None:
     assert {
         key for key in keys - literals if not any(prefix.endswith("-") and key.startswith(prefix) for prefix in literals)
     } == set()
-    codes = {code for script in SCRIPTS for code in re.findall(r'EnvelopeError\("([\w-]+)"\)', script.read_text())}
-    assert codes
-    assert {f"envelope-{code}" for code in codes} <= keys
+    codes = {code for script in SCRIPTS for code in re.findall(r'\brefuse\("([\w-]+)"\)', script.read_text())}
+    assert {f"envelope-{code}" for code in codes} == {key for key in keys if key.startswith("envelope-")}
 
 
 # Plural forms, dates, numbers

@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, example, given, settings
 from playwright.sync_api import Browser, Page, Request, Route
 
 from tests.browser import MARKDOWN, POEM, chromium, hold, make_link, open_link, visitor, walk
+from tests.requirements import require_program
 from tests.serving import PROJECT, Served
 from tests.test_pages import HOSTILE, HOSTILE_MARKDOWN, KNOWN_NOTES, TEXTS, Seen, look_at, tab_to
 
@@ -125,11 +126,12 @@ def views_left(served: Served, link: str) -> int | None:
 # Writing
 
 
-def test_one_act_makes_the_link_copies_it_and_says_so(page: Page, served: Served) -> None:
+@pytest.mark.parametrize("keys", ["Control+Enter", "Meta+Enter"])
+def test_one_act_makes_the_link_copies_it_and_says_so(page: Page, served: Served, keys: str) -> None:
     page.goto("/")
     assert page.evaluate("document.activeElement.id") == "message"
     page.keyboard.type(POEM)
-    page.keyboard.press("Control+Enter")
+    page.keyboard.press(keys)
     link = str(page.locator("#link").text_content())
     assert re.fullmatch(re.escape(served.url) + r"/message/[0-9a-f-]{36}#[1-9A-HJ-NP-Za-km-z]{43,44}", link)
     hear(page, "on your clipboard")
@@ -155,6 +157,12 @@ def test_copying_falls_back_to_text_where_promises_cannot_be_copied(page: Page) 
     assert clipboard(page) == link
 
 
+def test_clipboard_that_does_not_answer_does_not_hold_the_link_back(page: Page) -> None:
+    page.add_init_script("navigator.clipboard.write = () => new Promise(() => {})")
+    assert make_link(page, POEM)
+    assert page.text_content("h1:visible") == "Your link is ready"
+
+
 def test_line_above_the_button_always_says_who_can_read_it(page: Page) -> None:
     page.goto("/")
     audience = page.locator("#audience")
@@ -162,7 +170,9 @@ def test_line_above_the_button_always_says_who_can_read_it(page: Page) -> None:
     page.click("summary")
     page.fill("#passphrase", "willow")
     assert audience.inner_text() == "Only someone with the link and the passphrase can read this; this server cannot."
+    assert page.locator("#format-hint").is_hidden(), "only the server draws no more than 16 KiB"
     page.uncheck("#sealed")
+    assert page.locator("#format-hint").is_visible()
     assert audience.inner_text() == "Someone with the link and the passphrase can read this; this server could."
     page.fill("#passphrase", "")
     assert audience.inner_text() == "Someone with the link can read this; this server could."
@@ -288,7 +298,7 @@ def test_write_another_begins_afresh(page: Page) -> None:
 # Files
 
 
-@pytest.mark.parametrize("way", ["pick", "drop", "paste"])
+@pytest.mark.parametrize("way", ["pick", "drop", "drop beside", "paste"])
 def test_file_arrives_with_its_name_and_every_byte(desk: Page, tmp_path: Path, way: str) -> None:
     content = bytes(range(256)) * 100
     desk.goto("/")
@@ -299,9 +309,9 @@ def test_file_arrives_with_its_name_and_every_byte(desk: Page, tmp_path: Path, w
             """([way, bytes]) => {
               const data = new DataTransfer()
               data.items.add(new File([new Uint8Array(bytes)], "river.bin", {type: "image/png"}))
-              const event = way == "drop" ? new DragEvent("drop", {dataTransfer: data, bubbles: true, cancelable: true})
-                : new ClipboardEvent("paste", {clipboardData: data, bubbles: true, cancelable: true})
-              document.querySelector("#message").dispatchEvent(event)
+              const event = way == "paste" ? new ClipboardEvent("paste", {clipboardData: data, bubbles: true, cancelable: true})
+                : new DragEvent("drop", {dataTransfer: data, bubbles: true, cancelable: true})
+              document.querySelector(way == "drop beside" ? "body" : "#message").dispatchEvent(event)
             }""",
             [way, list(content)],
         )
@@ -313,6 +323,23 @@ def test_file_arrives_with_its_name_and_every_byte(desk: Page, tmp_path: Path, w
     download.value.save_as(tmp_path / "saved")
     assert download.value.suggested_filename == "river.bin"
     assert (tmp_path / "saved").read_bytes() == content
+
+
+def test_words_copied_in_an_office_are_pasted_as_words(page: Page) -> None:
+    """With them comes a picture of them, which is no file that anybody meant."""
+    page.goto("/")
+    taken = page.evaluate(
+        """() => {
+          const data = new DataTransfer()
+          data.setData("text/plain", "words")
+          data.setData("text/html", "<b>words</b>")
+          data.items.add(new File(["x"], "image.png", {type: "image/png"}))
+          const event = new ClipboardEvent("paste", {clipboardData: data, bubbles: true, cancelable: true})
+          return !document.querySelector("#message").dispatchEvent(event)
+        }"""
+    )
+    assert not taken
+    assert page.evaluate("document.querySelector('#attached').files.length") == 0
 
 
 def test_file_over_the_limit_is_refused_before_it_is_read(page: Page) -> None:
@@ -358,6 +385,22 @@ def test_message_opens_when_the_button_is_held(page: Page, served: Served) -> No
     page.click("#copy")
     hear(page, "Copied.")
     assert clipboard(page) == POEM
+
+
+def test_message_opens_when_a_finger_is_held(browser: Browser, served: Served) -> None:
+    context = browser.new_context(base_url=served.url, has_touch=True, is_mobile=True, viewport={"width": 360, "height": 800})
+    page = context.new_page()
+    page.goto(served.create(POEM, views=1).path)
+    place = page.locator("#hold").bounding_box()
+    assert place
+    finger = [{"x": place["x"] + place["width"] / 2, "y": place["y"] + place["height"] / 2}]
+    touch = context.new_cdp_session(page)
+    for touched, pause in ((finger, 300), ([], 1500), (finger, 1300)):
+        touch.send("Input.dispatchTouchEvent", {"type": "touchStart" if touched else "touchEnd", "touchPoints": touched})
+        page.wait_for_timeout(pause)
+        assert page.locator("#message").count() == (pause == 1300)
+    assert page.text_content("#message") == POEM
+    context.close()
 
 
 @pytest.mark.parametrize("key", ["Enter", " "])
@@ -480,6 +523,35 @@ def test_destroy_now_ends_the_lease_for_the_reader_too(page: Page, served: Serve
     assert again.status_code == 404
     page.reload()
     assert page.text_content("h1") == "Nothing here"
+
+
+@pytest.mark.parametrize("lacking", ["secure context", "DecompressionStream"])
+def test_browser_that_cannot_decrypt_says_so_and_uses_nothing_up(browser: Browser, tmp_path: Path, lacking: str) -> None:
+    """Elsewhere than on this machine a page without https has no WebCrypto."""
+    with Served(tmp_path, MAYFLY_TRUSTED_HOSTS="127.0.0.1,mayfly.test") as served:
+        with visitor(browser, served) as page:
+            link = make_link(page, POEM)
+        elsewhere = browser.browser_type.launch(
+            executable_path=require_program("chromium"), args=["--host-resolver-rules=MAP mayfly.test 127.0.0.1"]
+        )
+        page = elsewhere.new_page()
+        if lacking == "secure context":
+            link = link.replace("127.0.0.1", "mayfly.test")
+        else:
+            page.add_init_script("delete window.DecompressionStream")
+        page.goto(link)
+        assert page.evaluate("isSecureContext") == (lacking != "secure context")
+        assert "https and a recent browser" in page.inner_text("#needs-script")
+        assert page.locator("#open").is_hidden()
+        elsewhere.close()
+        assert views_left(served, link) == 1
+
+
+def test_message_without_a_view_limit_says_until_when_it_can_be_opened(page: Page) -> None:
+    page.goto(make_link(page, POEM, views=""))
+    until = page.inner_text("main time")
+    hold(page)
+    assert page.inner_text("#left") == f"It can be opened any number of times until {until}."
 
 
 @pytest.mark.parametrize("fragment", ["", "#", "#0OIl", "#" + "1" * 60])
@@ -701,6 +773,34 @@ def test_hostile_markdown_makes_no_script_image_form_or_dangerous_link(reader: P
     assert "<script>alert(1)</script>" in str(inside.locator("h1").text_content())
 
 
+@pytest.mark.parametrize(
+    ("source", "made"),
+    [
+        ("- a\n  - b\n    - c\n\n      d\n- e", "ul li p a ul li p b ul li p c p d li p e"),
+        ("7. a\n\n   ```\n     b\n   ```\n8. c", "ol li p a pre code   b li p c"),
+        ("- a\n\nb\n- c", "ul li p a p b ul li p c"),
+        (
+            "***a*** **b *c*** snake_case_name __d__ _e_ \\*f*",
+            "p strong em a   strong b  em c  snake_case_name  strong d   em e  * f*",
+        ),
+        ("> a\n> > b\n\n---", "blockquote p a blockquote p b hr"),
+        ("|a|b|\n|-|-|\n|1|`2`|\nc", "table tr th a th b tr td 1 td code 2 p c"),
+        ("![a](https://b.example/) [c](/d) <e@f>", "p ! a a  [c](/d) <e@f>"),
+    ],
+)
+def test_markdown_nests_and_leaves_the_rest_as_it_is(reader: Page, source: str, made: str) -> None:
+    reader.goto("/")
+    found = reader.evaluate(
+        """async source => {
+          const {markdown} = await import("/static/js/markdown.js")
+          const flat = node => node.nodeType == 3 ? [node.data] : [node.localName ?? "", ...[...node.childNodes].flatMap(flat)]
+          return flat(markdown(source)).join(" ")
+        }""",
+        source,
+    )
+    assert found.split() == made.split()
+
+
 MARKS = r"""([markup]) => {
   return import("/static/js/markdown.js").then(({markdown}) => {
     const attributes = one => [...one.attributes].map(({name, value}) => `${name}=${value}`)
@@ -742,6 +842,17 @@ def test_receipt_tells_of_the_opening_without_a_reload(desk: Page, served: Serve
     assert desk.inner_text("#live") == "Opened once"
     assert desk.locator("#burning").count() == 0
     assert desk.evaluate("window.same"), "the page was loaded again"
+
+
+def test_receipt_looks_at_once_when_its_tab_is_looked_at_again(page: Page, served: Served) -> None:
+    """With the page's clock stopped, so that nothing else makes it look."""
+    message = served.create(POEM, views=1)
+    page.clock.install()
+    page.goto(message.receipt_path, wait_until="networkidle")
+    page.clock.pause_at(page.evaluate("Date.now() + 100"))
+    served.http.post(message.path)
+    page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    page.wait_for_selector("#state.state-opened")
 
 
 def test_receipt_page_burns_with_a_press_and_one_to_confirm(page: Page, served: Served) -> None:

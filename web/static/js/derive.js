@@ -4,6 +4,15 @@ import { utf8 } from "./bytes.js";
 
 export const PASSPHRASE_ROUNDS = 600_000; // OWASP's figure for PBKDF2-SHA256
 
+/** Whether this browser can: it needs https or this very machine, and streams (which are named) that know how to deflate. */
+export function capable(stream) {
+  try {
+    return Boolean(crypto.subtle && new globalThis[stream]("deflate-raw"));
+  } catch {
+    return false;
+  }
+}
+
 /** @param {Uint8Array} secret @param {Uint8Array} salt @param {number} rounds @returns {Promise<Uint8Array>} 32 bytes */
 export async function pbkdf2(secret, salt, rounds) {
   const key = await crypto.subtle.importKey("raw", secret, "PBKDF2", false, ["deriveBits"]);

@@ -4,7 +4,7 @@ import { find, tell } from "./page.js";
 import { text } from "./texts.js";
 
 /**
- * @param {HTMLFormElement} form  where files may be dropped and pasted
+ * @param {HTMLFormElement} form  where files may be pasted; dropped they may be anywhere, lest the browser leaves for them
  * @param {HTMLInputElement} input  holds the file
  * @param {number} maxBytes
  * @param {() => void} changed
@@ -20,17 +20,22 @@ export function takeFiles(form, input, maxBytes, changed) {
   const take = (event, files) => {
     if (!files?.length) return;
     event.preventDefault();
+    if (find("#writing").hidden) return;
     if (input.disabled) return tell(text("file-needs-encryption"), true);
     find("details", form).open = true;
     input.files = files;
     check();
   };
   input.addEventListener("change", check);
-  form.addEventListener("paste", (event) => take(event, event.clipboardData.files));
-  form.addEventListener("dragover", (event) => {
+  form.addEventListener("paste", (event) => {
+    const { types, files } = event.clipboardData;
+    const words = types.includes("text/plain") && types.includes("text/html"); // offices add a picture of what was copied
+    if (!words) take(event, files);
+  });
+  document.addEventListener("dragover", (event) => {
     if (event.dataTransfer.types.includes("Files")) event.preventDefault();
   });
-  form.addEventListener("drop", (event) => take(event, event.dataTransfer.files));
+  document.addEventListener("drop", (event) => take(event, event.dataTransfer.files));
   find("#take-away").addEventListener("click", () => {
     input.value = "";
     check();

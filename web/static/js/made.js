@@ -10,17 +10,18 @@ import { text } from "./texts.js";
  * @param {string} link  with its fragment
  * @param {object} made  the server's answer
  * @param {string} audience  who can read it
- * @param {boolean} copied
+ * @param {Promise<boolean>} copying  whether it is on the clipboard
  */
-export function showLink(link, made, audience, copied) {
+export function showLink(link, made, audience, copying) {
   const place = find("#made");
   place.replaceChildren(copyOf("#made-view"));
-  find("#link").textContent = link;
   find("#gone").textContent = moment(made.expires_at);
   find("#who").textContent = audience;
   find("#receipt").textContent = made.receipt;
   find("#receipt").href = made.receipt + location.search; // where the language may stand
-  offerCopy(link, find("#link"), "link-copied");
+  const shown = find("#link");
+  shown.textContent = link;
+  offerCopy(link, shown, "link-copied");
   find("#share").hidden = !navigator.share;
   find("#share").addEventListener("click", () => navigator.share({ url: link }).catch(() => {}));
   askFirst(find("#burn"), () => burn(new URL(made.receipt).pathname));
@@ -34,7 +35,7 @@ export function showLink(link, made, audience, copied) {
   const title = document.title;
   turn(false);
   beginAt(find("h1", place));
-  tellCopied(copied, find("#link"), "link-copied");
+  copying.then((copied) => tellCopied(copied, shown, "link-copied"));
   draw(link).catch(() => (find("#qr").hidden = true)); // the library is not to be had
 }
 

@@ -4,6 +4,7 @@
  */
 
 import { EnvelopeError, decodeKey, decrypt } from "./decrypt.js";
+import { capable } from "./derive.js";
 import { onHold } from "./hold.js";
 import { Lost, ask } from "./http.js";
 import { announce, beginAt, copyOf, during, find, refusal, tell, wait } from "./page.js";
@@ -99,6 +100,7 @@ async function attempt() {
 }
 
 function prepare() {
+  if ("sealed" in form.dataset && !capable("DecompressionStream")) return; // the page says what it takes
   form.hidden = false;
   for (const part of form.querySelectorAll("[data-scripted]")) part.hidden = false;
   find("#needs-script")?.remove();

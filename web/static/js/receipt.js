@@ -9,6 +9,7 @@ const FIRST_PAUSE = 3000;
 const LAST_PAUSE = 30_000;
 let known = "";
 let pause = FIRST_PAUSE;
+let timer;
 
 async function look() {
   const { status, body } = document.hidden ? {} : await ask("GET", location.pathname).catch(() => ({}));
@@ -19,7 +20,8 @@ async function look() {
     pause = FIRST_PAUSE;
   }
   if (body?.views_left === 0) return;
-  setTimeout(look, pause);
+  clearTimeout(timer);
+  timer = setTimeout(look, pause);
   pause = Math.min(pause * 1.2, LAST_PAUSE);
 }
 
@@ -46,6 +48,10 @@ function prepare() {
   askFirst(find("button", form), () => renew("DELETE"));
 }
 
-document.addEventListener("visibilitychange", () => (pause = FIRST_PAUSE));
+document.addEventListener("visibilitychange", () => {
+  clearTimeout(timer);
+  pause = FIRST_PAUSE;
+  look();
+});
 prepare();
 look();

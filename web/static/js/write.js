@@ -2,11 +2,12 @@
 
 import { utf8 } from "./bytes.js";
 import { copy } from "./clipboard.js";
+import { capable } from "./derive.js";
 import { encodeKey, encrypt, newKey } from "./encrypt.js";
 import { takeFiles } from "./files.js";
 import { Lost, ask } from "./http.js";
 import { showLink } from "./made.js";
-import { during, find, refusal, tell } from "./page.js";
+import { during, find, refusal, tell, wait } from "./page.js";
 import { proofOf } from "./proof.js";
 import { text } from "./texts.js";
 
@@ -14,15 +15,6 @@ const form = find("#write");
 const { message, expires_in, views, passphrase, format, sealed, attached } = form.elements;
 const button = find("[type=submit]", form);
 const maxBytes = Number(form.dataset.maxBytes);
-
-/** Whether this browser can encrypt: it needs https or this very machine, and streams that deflate. */
-function canEncrypt() {
-  try {
-    return Boolean(crypto.subtle && new CompressionStream("deflate-raw"));
-  } catch {
-    return false;
-  }
-}
 
 /** Say who will be able to read what is being written. */
 function describe() {
@@ -36,7 +28,7 @@ function describe() {
   const who = `${sealed.checked ? "sealed" : "server"}${passphrase.value ? "-passphrase" : ""}`;
   find("#audience").textContent = text(`audience-${who}`);
   find("#explained-sealed").hidden = !sealed.checked;
-  find("#explained-server").hidden = sealed.checked;
+  find("#explained-server").hidden = find("#format-hint").hidden = sealed.checked;
 }
 
 async function draft() {
@@ -79,7 +71,8 @@ form.addEventListener("submit", async (event) => {
   const copying = copy(creating.then(({ link }) => link)); // now, while the gesture counts
   try {
     const { link, made } = await creating;
-    showLink(link, made, find("#audience").textContent, await copying);
+    await Promise.race([copying, wait(1000)]); // a clipboard that asks somebody first must not hold the link back
+    showLink(link, made, find("#audience").textContent, copying);
     form.reset();
     describe();
   } catch (error) {
@@ -94,7 +87,7 @@ form.addEventListener("keydown", (event) => {
 });
 
 for (const part of document.querySelectorAll("[data-scripted]")) part.hidden = false;
-sealed.checked = sealed.defaultChecked = canEncrypt();
+sealed.checked = sealed.defaultChecked = capable("CompressionStream");
 sealed.disabled = !sealed.checked;
 find("#incapable").hidden = sealed.checked;
 form.addEventListener("input", describe);
