@@ -22,7 +22,7 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 
 audit: $(VENV)/.dev
-	$(BIN)/pip-audit --require-hashes --disable-pip -r requirements.txt
+	$(BIN)/pip-audit --require-hashes --disable-pip $(addprefix -r ,$(wildcard requirements*.txt))
 
 # Against SnapPass and a Flask hello-world, in one run; needs wrk and redis-server.
 bench: $(VENV)/.bench
@@ -38,7 +38,7 @@ catalogues: $(VENV)/.dev
 
 # Choose newer versions, all with hashes; no file names where they were fetched from.
 lock: $(VENV)/.uv
-	for name in requirements requirements-dev requirements-bench; do \
+	for name in requirements requirements-postgresql requirements-mysql requirements-valkey requirements-dev requirements-bench; do \
 		$(VENV)/uv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
 			--no-header --no-emit-index-url --no-emit-find-links $$name.in -o $$name.txt || exit 1; \
 	done

@@ -29,7 +29,8 @@ from errors import KeyFileRefused
 from tests.requirements import require_program
 from tests.serving import PROJECT, free_port
 
-LOCKS = ("requirements", "requirements-dev", "requirements-bench")
+EXTRAS = ("requirements-postgresql", "requirements-mysql", "requirements-valkey")
+LOCKS = ("requirements", *EXTRAS, "requirements-dev", "requirements-bench")
 
 
 def _instructions() -> list[tuple[str, str]]:
@@ -220,16 +221,25 @@ def test_lock_files_hold_what_is_asked_for(name: str) -> None:
     asked = {
         re.match(r"[A-Za-z0-9._-]+", line)[0].lower()  # type: ignore[index]
         for line in (PROJECT / f"{name}.in").read_text().splitlines()
-        if line and not line.startswith(("#", "-r"))
+        if line and not line.startswith(("#", "-r", "-c"))
     }
     assert asked
     assert asked <= set(_versions(name))
 
 
-@pytest.mark.parametrize("name", LOCKS[1:])
+@pytest.mark.parametrize("name", ("requirements-dev", "requirements-bench"))
 def test_tests_and_benchmark_use_the_versions_that_serve(name: str) -> None:
     served, used = _versions("requirements"), _versions(name)
     assert {package: used.get(package) for package in served} == served
+
+
+@pytest.mark.parametrize("name", EXTRAS)
+def test_tests_use_the_versions_of_each_driver_and_no_driver_changes_those_that_serve(name: str) -> None:
+    extra, served, tested = _versions(name), _versions("requirements"), _versions("requirements-dev")
+    assert {package: tested.get(package) for package in extra if package != "async-timeout"} == {
+        package: version for package, version in extra.items() if package != "async-timeout"
+    }
+    assert all(served.get(package, version) == version for package, version in extra.items())
 
 
 def _versions(name: str) -> dict[str, str]:
