@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -168,3 +169,26 @@ def test_client_that_stalls_cannot_keep_the_server_from_stopping(tmp_path: Path,
         assert served.http.get("/healthz").status_code == 200
         assert served.stop() == 0
         assert line.answer().status == 408
+
+
+def test_node_that_drains_serves_on_while_it_says_it_is_not_ready(tmp_path: Path) -> None:
+    """A load balancer asks /readyz every second or so: until it has noticed, nobody it sends here may be turned down."""
+    with Served(tmp_path, MAYFLY_DRAIN_SECONDS="2") as served:
+        assert served.http.get("/readyz").status_code == 200
+        os.kill(served.pid, signal.SIGTERM)
+        deadline = time.monotonic() + 2
+        while served.http.get("/readyz").status_code != 503:
+            assert time.monotonic() < deadline
+        assert served.http.get("/readyz").text == "stopping\n"
+        assert served.http.get("/healthz").status_code == 200
+        message = served.create("made meanwhile", views=1)
+        with connections(served, 1) as (line,):
+            assert line.ask(request("POST", message.path)).status == 200
+        assert served.process and served.process.wait(timeout=30) == 0
+        assert "Traceback" not in served.log()
+
+
+def test_interrupt_from_the_keyboard_does_not_drain(tmp_path: Path) -> None:
+    with Served(tmp_path, MAYFLY_DRAIN_SECONDS="60") as served:
+        os.kill(served.pid, signal.SIGINT)
+        assert served.process and served.process.wait(timeout=30) == 0
