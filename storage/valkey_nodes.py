@@ -1,0 +1,522 @@
+"""How the Valkey store reaches its servers: sessions that end in time, a bounded pool of them a server, the map of a Cluster.
+
+The client library (redis-py) packs commands, parses answers and signs in. Whatever waits stands here, because every call must
+end by its deadline, whatever the peer does: the library's timeouts begin anew with every byte, its pools and its map of a
+Cluster wait for locks, and it repeats commands of its own accord, a claim whose answer was lost too.
+
+A command is sent once. It is sent again only where the server said that it did not run: MOVED, ASK, TRYAGAIN, READONLY, NOSCRIPT.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple, TypeVar
+
+from redis.connection import Connection
+from redis.crc import key_slot
+from redis.exceptions import (
+    AskError,
+    AuthenticationError,
+    BusyLoadingError,
+    MovedError,
+    NoPermissionError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TryAgainError,
+)
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from errors import StartRefused, StoreFailed, StoreFull
+from storage.address import Address, Tls
+from storage.breaker import Breaker
+from storage.deadline import CALL_SECONDS, addresses_of, has_spoken, seconds_left, within
+from storage.valkey_scripts import Script
+
+SHARDS = 256
+SESSIONS = 32
+"""How many sessions a process keeps to one server: more than it has threads for requests."""
+
+_REDIRECTIONS = 5
+_PAUSE_SECONDS = 0.02  # before asking again where a slot is just being moved
+_OLDEST = (7, 0)  # the first with flags for scripts
+_MAP_SECONDS = 0.2
+"""How long a map of a Cluster is believed, although something speaks against it."""
+
+_log = logging.getLogger("mayfly.storage")
+
+Value = bytes | int | str
+Command = tuple[Value, ...]
+_Answer = TypeVar("_Answer")
+
+
+class Endpoint(NamedTuple):
+    host: str
+    port: int
+
+
+class Unreachable(StoreFailed):
+    """Nothing listens, or it does not answer in time. All else that keeps a session from being made refuses the start."""
+
+
+class _TimedSocket:
+    """A socket on which each wait ends with the call that it serves. The library's own timeouts are not taken."""
+
+    def __init__(self, inner: socket.socket) -> None:
+        self._inner = inner
+
+    def recv(self, size: int) -> bytes:
+        self._inner.settimeout(seconds_left())
+        return self._inner.recv(size)
+
+    def recv_into(self, buffer: bytearray) -> int:  # by the parser of hiredis, where that is installed
+        self._inner.settimeout(seconds_left())
+        return self._inner.recv_into(buffer)
+
+    def sendall(self, data: bytes) -> None:
+        rest = memoryview(data)
+        while rest:
+            self._inner.settimeout(seconds_left())
+            rest = rest[self._inner.send(rest) :]
+
+    def settimeout(self, seconds: float | None) -> None:
+        pass
+
+    def fileno(self) -> int:
+        return self._inner.fileno()
+
+    def shutdown(self, how: int) -> None:
+        self._inner.shutdown(how)
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+class Session(Connection):
+    """One connection to one server. `reached` says whether anything listened."""
+
+    def __init__(self, endpoint: Endpoint, address: Address, tls: Tls | None) -> None:
+        super().__init__(  # type: ignore[no-untyped-call]
+            host=endpoint.host,
+            port=endpoint.port,
+            db=int(address.database),
+            username=address.user,
+            password=address.password,
+            protocol=2,
+            driver_info=None,
+        )
+        self._address = address
+        self._tls = tls
+        self.reached = False
+
+    def open(self) -> None:
+        self.connect()  # type: ignore[no-untyped-call]
+
+    def end(self) -> None:
+        self.disconnect()  # type: ignore[no-untyped-call]
+
+    def ask(self, commands: Sequence[Command]) -> list[Any]:
+        """Send all `commands` and return the answer to each; what the server refused stands there as a ResponseError."""
+        packed = self.pack_commands(commands)  # type: ignore[no-untyped-call]
+        self.send_packed_command(packed)  # type: ignore[no-untyped-call]
+        return [self._answer() for _ in commands]
+
+    def is_over(self) -> bool:
+        """Whether the server ended it, or sent what nobody asked for."""
+        return self._sock is None or has_spoken(self._sock.fileno())
+
+    def _answer(self) -> Any:
+        try:
+            return self.read_response()
+        except ResponseError as refusal:
+            return refusal
+
+    def _connect(self) -> _TimedSocket:
+        plain = self._connect_plainly()
+        self.reached = True
+        if self._tls is None:
+            return _TimedSocket(plain)
+        try:
+            plain.settimeout(seconds_left())
+            # The context is made anew for every session, so that a renewed certificate is taken from its file.
+            return _TimedSocket(_context(self._tls).wrap_socket(plain, server_hostname=self.host))
+        except BaseException:
+            plain.close()
+            raise
+
+    def _connect_plainly(self) -> socket.socket:
+        if self._address.socket:
+            return _connected(socket.AF_UNIX, str(self._address.socket), seconds_left())
+        places = addresses_of(self.host, self.port)
+        for number, place in enumerate(places, 1):
+            family = socket.AF_INET6 if ":" in place else socket.AF_INET
+            try:
+                return _connected(family, (place, self.port), seconds_left() / (len(places) - number + 1))
+            except OSError:
+                if number == len(places):
+                    raise
+        raise OSError(f"{self.host} has no address")
+
+
+def _connected(family: socket.AddressFamily, place: str | tuple[str, int], seconds: float) -> socket.socket:
+    connection = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        connection.settimeout(seconds)
+        connection.connect(place)
+        if family != socket.AF_UNIX:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _context(tls: Tls) -> ssl.SSLContext:
+    """Only the authority that the operator named is believed, not those that the system knows."""
+    context = ssl.create_default_context(cafile=str(tls.ca))
+    if tls.certificate and tls.key:
+        context.load_cert_chain(tls.certificate, tls.key)
+    return context
+
+
+class Node:
+    """One server, and the sessions to it that this process keeps. `durable`: what it acknowledged stands on its disk."""
+
+    def __init__(self, endpoint: Endpoint, address: Address) -> None:
+        self.endpoint = endpoint
+        self.durable = False
+        self._breaker = Breaker(f"{endpoint.host}:{endpoint.port}")
+        self._address = address
+        self._idle: list[Session] = []
+        self._free = threading.BoundedSemaphore(SESSIONS)
+        self._proven = address.tls is None or address.tls.certificate is None
+        self._closed = False
+
+    def greet(self) -> None:
+        """Make a first session. Raises Unreachable, StartRefused."""
+        with within(CALL_SECONDS), self._session():
+            pass
+
+    def ask(self, commands: Sequence[Command]) -> list[Any]:
+        """Send `commands` in one go; refusals of the server stand among the answers. Raises StoreFailed for all other faults."""
+        try:
+            with self._breaker.call() as seconds, within(seconds), self._session() as session:
+                return session.ask(commands)
+        except StartRefused as refusal:
+            _log.error("%s", refusal)
+            raise StoreFailed from None
+        except (RedisError, OSError) as error:
+            raise StoreFailed from error
+
+    def close(self) -> None:
+        self._closed = True
+        while self._idle:
+            self._idle.pop().end()
+
+    @contextmanager
+    def _session(self) -> Iterator[Session]:
+        """A session that is whole: one on which anything went wrong is closed, or a late answer would be taken for the next."""
+        if self._closed or not self._free.acquire(timeout=seconds_left()):
+            raise StoreFailed
+        try:
+            session = self._idle_session() or self._new_session()
+            try:
+                yield session
+            except BaseException:
+                session.end()
+                raise
+            if self._closed:
+                session.end()
+            else:
+                self._idle.append(session)
+        finally:
+            self._free.release()
+
+    def _idle_session(self) -> Session | None:
+        while self._idle:
+            try:
+                session = self._idle.pop()
+            except IndexError:  # another thread took it
+                return None
+            if not session.is_over():
+                return session
+            session.end()
+        return None
+
+    def _new_session(self) -> Session:
+        session = Session(self.endpoint, self._address, self._address.tls)
+        try:
+            session.open()
+            self._require_fit(session)
+            if not self._proven:
+                self._require_certificates()
+                self._proven = True
+        except (RedisError, OSError) as error:
+            session.end()
+            if not session.reached or _is_passing(error):
+                raise Unreachable from error
+            raise self._refusal(_why(error)) from None
+        except BaseException:
+            session.end()
+            raise
+        return session
+
+    def _require_fit(self, session: Session) -> None:
+        """Refuse a server that would not keep what it acknowledges. Looked at in every session: servers change while we run."""
+        info, config = session.ask([("INFO",), ("CONFIG", "GET", "append*", "no-appendfsync-on-rewrite")])
+        if isinstance(info, ResponseError):
+            raise self._refusal(f"the user may not use INFO ({info})")
+        told = dict(line.split(":", 1) for line in info.decode().splitlines() if ":" in line)
+        clustered = self._address.engine == "valkey+cluster"
+        if tuple(map(int, told["redis_version"].split(".")[:2])) < _OLDEST:
+            raise self._refusal(f"it is version {told['redis_version']}, and Mayfly needs Valkey, or Redis 7.0 or later")
+        if told["loading"] == "1":
+            raise BusyLoadingError
+        if told["maxmemory_policy"] != "noeviction":
+            raise self._refusal(
+                f"it drops messages when its memory is full (maxmemory-policy {told['maxmemory_policy']}): set it to noeviction"
+            )
+        if (told["cluster_enabled"] == "1") != clustered:
+            raise self._refusal(f"it is {'no' if clustered else 'a'} Cluster: write valkey{'' if clustered else '+cluster'}://")
+        if told["role"] != "master" and not clustered:
+            raise self._refusal("it is a replica: name its primary")
+        self.durable = _is_durable(config)
+
+    def _require_certificates(self) -> None:
+        """Refuse a server that takes clients without a certificate: then it is not mutual TLS, whatever we show."""
+        assert self._address.tls
+        bare = Session(self.endpoint, self._address, Tls(self._address.tls.ca))
+        try:
+            bare.open()
+            bare.ask([("PING",)])
+        except (AuthenticationError, BusyLoadingError):
+            pass  # an answer all the same
+        except (RedisError, OSError) as error:
+            if not bare.reached or _is_passing(error):
+                raise
+            return
+        finally:
+            bare.end()
+        raise self._refusal("it takes clients without a certificate: set tls-auth-clients yes")
+
+    def _refusal(self, why: str) -> StartRefused:
+        return StartRefused(f"{self._address.socket or f'{self.endpoint.host}:{self.endpoint.port}'} cannot be used: {why}")
+
+
+def _is_passing(error: Exception) -> bool:
+    """Whether a fault, although something listens, says nothing about how it is set: it is slow, or still loading its data."""
+    return isinstance(error, (TimeoutError, RedisTimeoutError, BusyLoadingError))
+
+
+def _why(error: Exception) -> str:
+    cause = error.__context__
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return f"its certificate is not accepted ({cause.verify_message})"
+    if isinstance(cause, ssl.SSLError):
+        return f"TLS fails ({cause.reason})"
+    if isinstance(error, (AuthenticationError, NoPermissionError)):
+        return f"it refuses user or password ({error})"
+    if isinstance(error, ResponseError):
+        return str(error)
+    return "it ends the connection at once: does it demand TLS, or a client certificate that it knows?"
+
+
+def _is_durable(config: Any) -> bool:
+    """Whether each write is on the disk before it is acknowledged. Where CONFIG is not allowed nobody can tell: then no."""
+    if isinstance(config, ResponseError):
+        return False
+    told = dict(zip(config[::2], config[1::2], strict=True))
+    return (told.get(b"appendonly"), told.get(b"appendfsync"), told.get(b"no-appendfsync-on-rewrite")) == (b"yes", b"always", b"no")
+
+
+class Nodes:
+    """The servers of a store: one, or the primaries of a Cluster, each for its share of the shards."""
+
+    def __init__(self, address: Address) -> None:
+        self._address = address
+        self._seed = Endpoint(address.host, address.port)
+        self._clustered = address.engine == "valkey+cluster"
+        self._nodes: dict[Endpoint, Node] = {}
+        self._owners: list[Endpoint | None] = [None if self._clustered else self._seed] * SHARDS
+        self._informant = self._seed
+        self._mapping = threading.Lock()
+        self._map_is_old = self._clustered
+        self._mapped_at = -_MAP_SECONDS
+
+    def greet(self) -> None:
+        """Make a first session with every server. Raises Unreachable, StartRefused."""
+        self._node(self._seed).greet()
+        if self._clustered:
+            self._draw_map()
+            for endpoint in self._primaries():
+                self._node(endpoint).greet()
+
+    @property
+    def durable(self) -> bool:
+        return all(self._node(endpoint).durable for endpoint in self._primaries())
+
+    def run(self, script: Script, shard: int, keys: Sequence[bytes], *values: Value) -> Any:
+        """Run a script where the keys of `shard` are, and return its answer.
+
+        Raises StoreFailed; StoreFull if the server has no memory left for it, and then it did not run.
+        """
+        with _one_call():
+            return self._run(script, shard, keys, values)
+
+    def run_on_all(self, script: Script, keys_of: Callable[[int], Sequence[bytes]], *values: Value) -> dict[int, Any]:
+        """Run a script on every shard that can be reached and return the answers."""
+
+        def ask(node: Node, shards: list[int]) -> dict[int, Any]:
+            answers = node.ask([_call(script, keys_of(shard), values) for shard in shards])
+            return {
+                # Moved, or the script is not known: it did not run.
+                shard: self._run(script, shard, keys_of(shard), values) if isinstance(answer, ResponseError) else answer
+                for shard, answer in zip(shards, answers, strict=True)
+            }
+
+        with _one_call():
+            return {shard: answer for part in self._each(ask) for shard, answer in part.items()}
+
+    def ask_each(self, *command: Value) -> list[Any]:
+        """The answer of every server that can be reached and does not refuse."""
+        with _one_call():
+            answers = list(self._each(lambda node, _: node.ask([command])[0]))
+        return [answer for answer in answers if not isinstance(answer, ResponseError)]
+
+    def ask_any(self, command_for: Callable[[int], Command]) -> Any:
+        """The answer of the first server that has one, to a command about a shard of its own. Raises StoreFailed if none does."""
+        with _one_call():
+            for answer in self._each(lambda node, shards: node.ask([command_for(shards[0])])[0]):
+                if not isinstance(answer, ResponseError):
+                    return answer
+        raise StoreFailed
+
+    def close(self) -> None:
+        for node in list(self._nodes.values()):
+            node.close()
+
+    def _run(self, script: Script, shard: int, keys: Sequence[bytes], values: Sequence[Value]) -> Any:
+        command = _call(script, keys, values)
+        asking: Endpoint | None = None
+        for _ in range(_REDIRECTIONS):
+            node = self._node(asking or self._owner(shard))
+            try:
+                answer = node.ask([("ASKING",), command] if asking else [command])[-1]
+            except StoreFailed:
+                self._map_is_old = self._clustered
+                raise
+            asking = None
+            if not isinstance(answer, ResponseError):
+                return answer
+            if isinstance(answer, NoScriptError):
+                command = ("EVAL", script.text, *command[2:])
+            elif isinstance(answer, MovedError):
+                self._owners[shard] = _redirected(answer, node)
+                self._map_is_old = True
+            elif isinstance(answer, AskError):
+                asking = _redirected(answer, node)
+            elif isinstance(answer, (TryAgainError, ReadOnlyError)):
+                self._map_is_old = self._clustered
+                time.sleep(min(_PAUSE_SECONDS, seconds_left()))
+            elif isinstance(answer, OutOfMemoryError):
+                raise StoreFull
+            else:
+                _log.error("%s:%d refuses: %s", *node.endpoint, answer)
+                raise StoreFailed
+        raise StoreFailed
+
+    def _each(self, ask: Callable[[Node, list[int]], _Answer]) -> Iterator[_Answer]:
+        """What each server answers about its shards; those that fail are left out.
+
+        Each has its share of the time that is left: one that hangs takes none from the others.
+        """
+        self._draw_map()
+        primaries = self._primaries()
+        for number, endpoint in enumerate(primaries):
+            shards = [shard for shard, owner in enumerate(self._owners) if owner == endpoint]
+            try:
+                with within(seconds_left() / (len(primaries) - number)):
+                    answer = ask(self._node(endpoint), shards)
+            except (StoreFailed, TimeoutError):
+                self._map_is_old = self._clustered
+                continue
+            yield answer
+
+    def _node(self, endpoint: Endpoint) -> Node:
+        return self._nodes.get(endpoint) or self._nodes.setdefault(endpoint, Node(endpoint, self._address))
+
+    def _owner(self, shard: int) -> Endpoint:
+        self._draw_map()
+        owner = self._owners[shard]
+        if owner is None:
+            self._map_is_old = True
+            raise StoreFailed
+        return owner
+
+    def _primaries(self) -> list[Endpoint]:
+        return sorted({owner for owner in self._owners if owner})
+
+    def _draw_map(self) -> None:
+        """Ask who owns which shard, if there is reason to: whoever answered last, then the others, then the server of the URL."""
+        if not self._map_is_old or time.monotonic() < self._mapped_at + _MAP_SECONDS:
+            return
+        # Whoever comes while another thread asks goes by the old map, if there is one.
+        if not self._mapping.acquire(timeout=0 if any(self._owners) else seconds_left()):
+            return
+        try:
+            self._mapped_at = time.monotonic()
+            for endpoint in dict.fromkeys([self._informant, *self._primaries(), self._seed]):
+                try:
+                    with within(seconds_left() / 3):
+                        ranges = self._node(endpoint).ask([("CLUSTER", "SLOTS")])[0]
+                except StoreFailed:
+                    continue
+                if not isinstance(ranges, ResponseError):
+                    self._owners = _owners(ranges, endpoint)
+                    self._informant = endpoint
+                    self._map_is_old = False
+                    return
+        finally:
+            self._mapping.release()
+
+
+@contextmanager
+def _one_call() -> Iterator[None]:
+    try:
+        with within(CALL_SECONDS):
+            yield
+    except TimeoutError as error:
+        raise StoreFailed from error
+
+
+def _call(script: Script, keys: Sequence[bytes], values: Sequence[Value]) -> Command:
+    return ("EVALSHA", script.sha, len(keys), *keys, *values)
+
+
+def _redirected(to: AskError, by: Node) -> Endpoint:
+    """Where a server sends us; one that does not know its own name means that its host is the same."""
+    return Endpoint(to.host or by.endpoint.host, to.port)
+
+
+_SHARD_OF_SLOT = {key_slot(b"%02x" % shard): shard for shard in range(SHARDS)}
+assert len(_SHARD_OF_SLOT) == SHARDS
+
+
+def _owners(ranges: list[Any], informant: Endpoint) -> list[Endpoint | None]:
+    """The owner of each shard, by the answer to CLUSTER SLOTS; None for those that nobody has."""
+    owners: list[Endpoint | None] = [None] * SHARDS
+    for first, last, primary, *_ in ranges:
+        endpoint = Endpoint(primary[0].decode() if primary[0] else informant.host, primary[1])
+        for slot, shard in _SHARD_OF_SLOT.items():
+            if first <= slot <= last:
+                owners[shard] = endpoint
+    return owners
