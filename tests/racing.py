@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,13 +117,15 @@ def deliveries(answers: Sequence[Answer], content: str) -> int:
     return sum(answer.status == 200 for answer in answers)
 
 
-def race_for_each(served: Served, messages: int, readers: int, views: int = 1) -> list[int]:
-    """Create `messages` messages and let `readers` race for each; return how often each was delivered."""
+def race_for_each(nodes: Sequence[Served], messages: int, readers: int, views: int = 1) -> list[int]:
+    """Create `messages` messages and let `readers` race for each, on all nodes; return how often each was delivered."""
     delivered = []
-    with connections(served, readers) as lines:
+    with ExitStack() as stack:
+        of_each = [stack.enter_context(connections(node, readers // len(nodes))) for node in nodes]
+        lines = [line for turn in zip(*of_each, strict=True) for line in turn]
         for number in range(messages):
             content = f"message {number} of {messages}"
-            message = served.create(content, views=views)
+            message = nodes[number % len(nodes)].create(content, views=views)
             in_threads = range(1, min(readers, 2 * PLACES_IN_THREADS), 2)
             requests = [opening(message, in_thread=reader in in_threads) for reader in range(readers)]
             delivered.append(deliveries(race(lines, requests), content))

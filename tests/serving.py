@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
-import socket
 import struct
 import subprocess
 import sys
@@ -24,18 +24,14 @@ from urllib.parse import urlsplit
 import httpx
 
 import keyfile
+from tests.ports import free_port
+from tests.stores import new_place
 
 PROJECT = Path(__file__).resolve().parent.parent
 Server = Literal["granian", "gunicorn"]
-Database = Literal["memory", "file"]
+Database = Literal["memory", "file", "postgresql", "mariadb", "valkey", "valkey-cluster"]
 SERVERS: tuple[Server, ...] = ("granian", "gunicorn")
 DATABASES: tuple[Database, ...] = ("memory", "file")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class MovableClock:
@@ -74,7 +70,10 @@ class CreatedMessage:
 
 
 class Served:
-    """One served Mayfly. No rate limit and no purge unless the test asks for them."""
+    """One served Mayfly. No rate limit and no purge unless the test asks for them.
+
+    A database on the network is an empty one on a server that all tests share, dropped at the end; `node` makes other nodes on it.
+    """
 
     def __init__(
         self, folder: Path, server: Server = "granian", database: Database = "memory", workers: int = 1, **settings: str
@@ -87,6 +86,8 @@ class Served:
         self.url = f"http://127.0.0.1:{self.port}"
         self.key_file = folder / "key.json"
         self.database_file = folder / "mayfly.db"
+        self._place = None if database in ("memory", "file") else new_place(database, folder)
+        url = self._place.url if self._place else "sqlite://" if database == "memory" else f"sqlite:///{self.database_file}"
         self.log_file = folder / "server.log"
         if not self.key_file.exists():
             keyfile.create(self.key_file)
@@ -94,7 +95,7 @@ class Served:
         self.settings = {
             "MAYFLY_PORT": str(self.port),
             "MAYFLY_KEY_FILE": str(self.key_file),
-            "MAYFLY_DATABASE_URL": "sqlite://" if database == "memory" else f"sqlite:///{self.database_file}",
+            "MAYFLY_DATABASE_URL": url,
             "MAYFLY_EXPRESS": os.environ.get("TESTS_EXPRESS", "on"),
             "MAYFLY_CREATE_RATE": "0",
             "MAYFLY_PURGE_SECONDS": "0",
@@ -104,6 +105,15 @@ class Served:
         }
         self.process: subprocess.Popen[bytes] | None = None
         self.http = httpx.Client(base_url=self.url, timeout=30)
+
+    def node(self, folder: Path, **settings: str) -> Served:
+        """Another node on the same store, with the same keys and clock, not started yet; `folder` holds its log."""
+        folder.mkdir()
+        shutil.copy(self.key_file, folder / "key.json")
+        shared = {name: url for name, url in self.settings.items() if name.endswith("DATABASE_URL")}
+        other = Served(folder, self.server, "file", self.workers, **{**shared, **settings})
+        other.clock = self.clock
+        return other
 
     @property
     def admin_token(self) -> str:
@@ -170,3 +180,5 @@ class Served:
         self.http.close()
         if self.process and self.process.poll() is None:
             self.kill()
+        if self._place:
+            self._place.close()

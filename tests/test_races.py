@@ -36,12 +36,12 @@ def sizes(full: int) -> list[object]:
 
 @pytest.mark.parametrize("messages", sizes(500))
 def test_one_time_message_is_delivered_to_exactly_one_of_16_readers(racing: Served, messages: int) -> None:
-    assert race_for_each(racing, messages, readers=16) == [1] * messages
+    assert race_for_each([racing], messages, readers=16) == [1] * messages
 
 
 @pytest.mark.parametrize("messages", sizes(100))
 def test_five_views_are_delivered_to_exactly_five_of_64_readers(racing: Served, messages: int) -> None:
-    assert race_for_each(racing, messages, readers=64, views=5) == [5] * messages
+    assert race_for_each([racing], messages, readers=64, views=5) == [5] * messages
 
 
 @pytest.mark.parametrize("rounds", sizes(200))
@@ -182,7 +182,7 @@ class SelectThenDelete(Served):
 def test_races_find_a_claim_that_selects_and_then_deletes(tmp_path: Path, combination: tuple[str, str, int]) -> None:
     server, database, workers = combination
     with SelectThenDelete(tmp_path, server, database, workers) as served:  # type: ignore[arg-type]
-        assert max(race_for_each(served, messages=50, readers=16)) > 1
+        assert max(race_for_each([served], messages=50, readers=16)) > 1
 
 
 def opened_times(served: Served, message: CreatedMessage) -> list[str]:

@@ -28,8 +28,8 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from tests.engines.authority import Authority, Certificate
+from tests.ports import free_port
 from tests.requirements import require
-from tests.serving import free_port
 
 _SETTINGS = {"bind": "127.0.0.1", "save": "", "appendonly": "no", "maxmemory-policy": "noeviction", "daemonize": "no"}
 
