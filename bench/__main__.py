@@ -9,22 +9,26 @@ import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
-from bench import load, report
-from bench.report import Growth, Sample, Samples
-from bench.servers import PROJECT, STARTS, BenchFailed, Server, start
+from bench import load, report, resources, scale
+from bench.report import Growth, Samples
+from bench.servers import PROJECT, STARTS, BenchFailed, start
 
 READ_LINKS = 1000
 PROGRAMS = {"wrk": "wrk", "redis-server": "redis-server"}
 """Each program, and the Debian package it comes from."""
+PARTS = ("requests", "memory", "rows", "purge", "start", "large")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Mayfly against SnapPass and a Flask hello-world.")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to measure; all of it takes 15 minutes")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=2, help="how long each operation of a round takes")
     parser.add_argument("--messages", type=int, default=100_000, help="how many to store for the memory they take")
-    parser.add_argument("--only", choices=STARTS, help="measure one server alone, without ratios")
+    parser.add_argument("--rows", type=int, default=1_000_000, help="how many a large store holds")
+    parser.add_argument("--only", choices=STARTS, help="measure requests and memory of one server alone, without ratios")
     parser.add_argument("--results", type=Path, default=PROJECT / "bench" / "results.json")
     options = parser.parse_args()
     servers = [options.only] if options.only else list(STARTS)
@@ -35,15 +39,34 @@ def main() -> int:
     machine = report.machine()
     try:
         with tempfile.TemporaryDirectory(prefix="mayfly-bench-") as folder:
-            samples = measure_rounds(servers, Path(folder), options.rounds, options.seconds)
-            growth = measure_memory(servers, Path(folder), options.messages)
+            samples, parts = measure(options, servers, Path(folder))
     except BenchFailed as failure:
         print(f"The benchmark failed: {failure}")
         return 2
-    found = report.results(machine, samples, growth, options.rounds, options.seconds)
+    settings = {name: getattr(options, name) for name in ("rounds", "seconds", "rows")}
+    found = report.results(machine, settings, samples, parts)
     options.results.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n")
     print(report.show(found))
     return 0 if all(row["holds"] for row in found["required"].values()) else 1
+
+
+def measure(options: argparse.Namespace, servers: list[str], folder: Path) -> tuple[Samples, dict[str, Any]]:
+    """The parts that are asked for: samples of operations, and what else was measured, by the name of the part."""
+    samples: Samples = {}
+    parts: dict[str, Any] = {}
+    if "requests" in options.parts:
+        samples |= measure_rounds(servers, folder, options.rounds, options.seconds)
+    if "rows" in options.parts:
+        samples |= scale.measure_rows(folder, options.rounds, options.seconds, options.rows, READ_LINKS)
+    if "memory" in options.parts:
+        parts["memory"] = measure_memory(servers, folder, options.messages)
+    if "purge" in options.parts:
+        parts["purge"] = scale.measure_purge(folder, options.rounds, options.seconds, options.rows, READ_LINKS)
+    if "start" in options.parts:
+        parts["start"] = resources.measure_starts(folder, options.rounds)
+    if "large" in options.parts:
+        parts["large"] = resources.measure_large(folder, options.rounds)
+    return samples, parts
 
 
 def measure_rounds(servers: list[str], folder: Path, rounds: int, seconds: int) -> Samples:
@@ -58,14 +81,8 @@ def measure_rounds(servers: list[str], folder: Path, rounds: int, seconds: int) 
                 load.run(load.FILLS[name], running[name], here[name], load.FILL_SECONDS, READ_LINKS)
             for operation in load.OPERATIONS:
                 if server := running.get(operation.server):
-                    samples[operation.title].append(_sample(operation, server, here[operation.server], seconds))
+                    samples[operation.title].append(scale.sample(operation, server, here[operation.server], seconds))
     return samples
-
-
-def _sample(operation: load.Operation, server: Server, folder: Path, seconds: int) -> Sample:
-    before = server.cpu_seconds()
-    seen = load.run(operation, server, folder, seconds)
-    return Sample((server.cpu_seconds() - before) / seen.requests * 1e6, seen)
 
 
 def measure_memory(servers: list[str], folder: Path, messages: int) -> dict[str, Growth]:

@@ -11,6 +11,8 @@ import random
 import signal
 import string
 import subprocess
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote_plus
@@ -19,6 +21,8 @@ from bench.servers import BenchFailed, Server
 
 CONNECTIONS = 16
 MESSAGE_BYTES = 1000
+ENVELOPE_BYTES = 1095
+"""What a message of that length is in the store."""
 FILL_SECONDS = 90
 """How long a fill may take; what was stored by then is what is measured."""
 
@@ -33,7 +37,8 @@ _PAGE = "text/html,application/xhtml+xml;q=0.9,*/*;q=0.8"
 class Operation:
     """One kind of request. `path` None: the path of a message, from the links of the create `links_of`.
 
-    `least_bytes` is what an answer must have at least: a message cannot be shorter than itself.
+    `least_bytes` is what an answer must have at least: a message cannot be shorter than itself. `once`: each link once, and with
+    `lease` by an Idempotency-Key.
     """
 
     server: str
@@ -47,6 +52,7 @@ class Operation:
     least_bytes: int = 0
     links_of: str = ""
     once: bool = False
+    lease: bool = False
 
     @property
     def keeps_links(self) -> bool:
@@ -65,13 +71,17 @@ def _json(**fields: object) -> str:
 OPERATIONS: tuple[Operation, ...] = (
     Operation("flask hello", "hello"),
     Operation("mayfly", "create", "POST", "/", "application/json", "application/json", _json(views=1), 201),
+    Operation("mayfly", "create_text", "POST", "/", "*/*", "text/plain", MESSAGE, 201),
     Operation("snappass", "create", "POST", "/", "application/json", _FORM, f"ttl=week&password={quote_plus(MESSAGE)}"),
-    Operation("mayfly", "open_once", "POST", None, "application/json", least_bytes=MESSAGE_BYTES, links_of="create", once=True),
+    Operation(
+        "mayfly", "open_once", "POST", None, "application/json", least_bytes=MESSAGE_BYTES, links_of="create", once=True, lease=True
+    ),
     Operation("snappass", "open_once", "POST", None, _PAGE, _FORM, "", 200, MESSAGE_BYTES, "create", once=True),
     Operation("flask hello rsgi", "hello"),
     Operation("mayfly", "read", "GET", None, "application/json", least_bytes=MESSAGE_BYTES, links_of="fill"),
-    Operation("mayfly", "form_create", "POST", "/", _PAGE, _FORM, f"expires_in=604800&views=&message={quote_plus(MESSAGE)}", 201),
-    Operation("snappass", "form_create", "POST", "/", _PAGE, _FORM, f"ttl=week&password={quote_plus(MESSAGE)}"),
+    Operation("mayfly", "form_create", "POST", "/", "*/*", _FORM, f"message={quote_plus(MESSAGE)}", 201),
+    Operation("mayfly", "html_create", "POST", "/", _PAGE, _FORM, f"expires_in=604800&views=&message={quote_plus(MESSAGE)}", 201),
+    Operation("snappass", "html_create", "POST", "/", _PAGE, _FORM, f"ttl=week&password={quote_plus(MESSAGE)}"),
     Operation("mayfly", "html_read", "GET", None, _PAGE, least_bytes=MESSAGE_BYTES, links_of="fill"),
 )
 """In the order in which a round runs them, so that what is compared stands close together."""
@@ -92,8 +102,17 @@ class Load:
     p99_ms: float
 
 
-def run(operation: Operation, server: Server, folder: Path, seconds: int, enough: int = 0) -> Load:
+def operation(server: str, name: str) -> Operation:
+    """The operation of that title."""
+    return next(found for found in OPERATIONS if (found.server, found.name) == (server, name))
+
+
+def run(
+    operation: Operation, server: Server, folder: Path, seconds: int, enough: int = 0, beside: Callable[[], object] | None = None
+) -> Load:
     """Send `operation` to `server` for `seconds`, or until `enough` answers came or the links are used up.
+
+    `beside` is done meanwhile, and its end is the load's.
 
     Raises BenchFailed if one answer is not what it must be, or a connection fails.
     """
@@ -103,6 +122,13 @@ def run(operation: Operation, server: Server, folder: Path, seconds: int, enough
     result = None
     with subprocess.Popen([*command, "--script", str(script), server.url], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
+        if beside:
+
+            def finish(done: Callable[[], object] = beside) -> None:
+                done()
+                process.send_signal(signal.SIGINT)
+
+            threading.Thread(target=finish, daemon=True).start()
         try:
             for line in process.stdout:
                 if line == "enough\n":
@@ -118,7 +144,11 @@ def run(operation: Operation, server: Server, folder: Path, seconds: int, enough
 
 
 def _script(operation: Operation, folder: Path, enough: int) -> str:
-    headers = {"Accept": operation.accept} | ({"Content-Type": operation.content_type} if operation.content_type else {})
+    headers = {"Accept": operation.accept}
+    if operation.content_type:
+        headers["Content-Type"] = operation.content_type
+    if operation.lease:
+        headers["Idempotency-Key"] = "benchmark-reader"
     config = {
         "method": operation.method,
         "path": operation.path,

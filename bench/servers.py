@@ -18,7 +18,8 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 
 PROJECT = Path(__file__).resolve().parent.parent
-START_SECONDS = 30
+START_SECONDS = 300
+"""How long a start may take; one that first fills its store with a million messages takes most of a minute."""
 STOP_SECONDS = 20
 
 SETTINGS = {
@@ -57,6 +58,14 @@ class Server:
         times = [process.cpu_times() for process in self._tree()]
         return float(sum(used.user + used.system for used in times))
 
+    def peak_bytes(self) -> int:
+        """The most that was resident at one time since the last `forget_peak`."""
+        status = Path(f"/proc/{self._roots[0].pid}/status").read_text()
+        return 1024 * int(status.partition("VmHWM:")[2].split()[0])
+
+    def forget_peak(self) -> None:
+        Path(f"/proc/{self._roots[0].pid}/clear_refs").write_text("5")
+
     def memory(self) -> Memory:
         found = [process.memory_full_info() for process in self._tree()]
         return Memory(sum(info.rss for info in found), sum(info.pss for info in found))
@@ -66,8 +75,9 @@ class Server:
 
 
 @contextmanager
-def start(name: str, folder: Path) -> Iterator[Server]:
-    """Start the server `name` with its files in `folder`, wait until it answers, and end it after the block.
+def start(name: str, folder: Path, commands: Callable[[int, Path], Commands] | None = None) -> Iterator[Server]:
+    """Start the server `name`, or the one that `commands` start, with its files in `folder`; wait until it answers, and end it
+    after the block.
 
     Raises BenchFailed with its log if it does not answer.
     """
@@ -76,7 +86,7 @@ def start(name: str, folder: Path) -> Iterator[Server]:
     log = folder / "server.log"
     with ExitStack() as stack:
         processes: list[subprocess.Popen[bytes]] = []
-        for command, environ in STARTS[name](port, folder):
+        for command, environ in (commands or STARTS[name])(port, folder):
             processes.append(stack.enter_context(_process(command, environ, log)))
         _wait_for(f"http://127.0.0.1:{port}/", processes, log)
         yield Server(name, port, processes)
@@ -88,6 +98,16 @@ Commands = list[tuple[list[str], dict[str, str]]]
 def _mayfly(port: int, folder: Path) -> Commands:
     environ = {"MAYFLY_PORT": str(port), "MAYFLY_CREATE_RATE": "0", "XDG_CONFIG_HOME": str(folder)}
     return [([sys.executable, "server.py"], environ)]
+
+
+def filled(rows: int, seconds: int, **settings: str) -> Callable[[int, Path], Commands]:
+    """Mayfly with `rows` messages in its store that live for `seconds` from its start on, as commands to `start`."""
+
+    def commands(port: int, folder: Path) -> Commands:
+        (_, environ), *_ = _mayfly(port, folder)
+        return [([sys.executable, "-m", "bench.filled", str(rows), str(seconds)], environ | settings)]
+
+    return commands
 
 
 def _snappass(port: int, folder: Path) -> Commands:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import count
@@ -119,6 +120,16 @@ def _told(text: bytes) -> bytes:
 
 def assert_answered_alike(pair: Pair, requests: list[Request]) -> list[int]:
     """Send the sequence to both, then look at what became of each message. Returns the statuses."""
+    minute = time.time() // 60
+    try:
+        return _statuses(pair, requests)
+    except AssertionError:
+        if time.time() // 60 == minute:
+            raise
+        return _statuses(pair, requests)  # creates are counted by the minute, and one began between the two servers
+
+
+def _statuses(pair: Pair, requests: list[Request]) -> list[int]:
     number = next(_clients)
     address = f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}"
     express, flask = Client(pair.express, address), Client(pair.flask, address)
