@@ -125,7 +125,13 @@ class Api:
         A lost answer is asked for again under the same lease, and uses no second view.
         """
         fields = {name: value for name, value in (("passphrase", passphrase), ("proof", proof)) if value is not None}
-        answer = self._ask("POST", link.url, json=fields, headers={"Idempotency-Key": lease})
+        try:
+            answer = self._ask("POST", link.url, json=fields, headers={"Idempotency-Key": lease})
+        except ServerError as error:
+            if error.status != 403 or proof is None or "tries_left" in error.problem:
+                raise
+            why = "The part of this link after # belongs to another message. Nothing was used up. Ask the sender for the whole link."
+            raise ServerError(403, why, error.problem) from None
         return answer if "document" in answer else _with_message(answer)
 
     def confirm(self, link: Link, lease: str) -> None:
