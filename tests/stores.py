@@ -10,22 +10,28 @@ A place is empty when it is made. To put a store under test, add a `Place` here.
 
 from __future__ import annotations
 
+import atexit
+import functools
 import sqlite3
 import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from database import Clock, MessageStore, open_database
 from records import Claim, Millis, NewRow, RowId, Sealed
 from settings import Settings
+from tests.engines.mariadb import MariaDB
+from tests.engines.postgresql import PostgreSQL
+from tests.engines.valkey import ValkeyServer, shared_valkey_cluster, shared_valkey_server
 
 NOW = Millis(1_800_000_000_000)
 HOUR = 3_600_000
 LEASE, OTHER_LEASE = b"l" * 32, b"o" * 32
 LEASE_SECONDS = 30
 QUOTA_BYTES = 64 << 20
+_Server = TypeVar("_Server", PostgreSQL, MariaDB)
 
 
 class SetClock:
@@ -87,6 +93,10 @@ class Place(Protocol):
     """Somewhere to keep messages."""
 
     url: str
+    empty_bytes: int
+    """What counts as used although nothing is stored, beyond a few pages."""
+    grain_bytes: int
+    """How inexactly the place knows what it uses."""
 
     def open(self, now: Clock, quota_bytes: int = QUOTA_BYTES) -> MessageStore:
         """A store on this place; `now` is its clock. On memory always the same one, elsewhere one with connections of its own."""
@@ -112,6 +122,8 @@ class Memory:
     """The memory store: there is only the one, and it is looked at from within."""
 
     url = "sqlite://"
+    empty_bytes = 0
+    grain_bytes = 0
 
     def __init__(self, folder: Path) -> None:
         self._store: Any = None
@@ -161,7 +173,126 @@ class File(Memory):
             db.close()
 
 
-_PLACES: dict[str, Callable[[Path], Place]] = {"memory": Memory, "file": File}
+class Valkey:
+    """A server for all tests, emptied for each."""
+
+    grain_bytes = 100_000  # tables that grow by doubling, buffers of connections
+
+    def __init__(self, folder: Path) -> None:
+        self.servers = self._start()
+        self._opened: list[MessageStore] = []
+        for server in self.servers:
+            server.tell("FLUSHALL")
+        self.empty_bytes = self.open(SetClock()).counts().used_bytes
+
+    def _start(self) -> list[ValkeyServer]:
+        server = shared_valkey_server()
+        self.url = server.url
+        return [server]
+
+    def open(self, now: Clock, quota_bytes: int = QUOTA_BYTES) -> MessageStore:
+        self._opened.append(open_url(self.url, now, quota_bytes))
+        return self._opened[-1]
+
+    def bodies(self) -> int:
+        return len(self._keys("b"))
+
+    def states(self) -> int:
+        return len(self._keys("s"))
+
+    def leases(self) -> list[Millis]:
+        ends = [server.tell("ZRANGE", key, 0, -1, "WITHSCORES")[1::2] for server in self.servers for key in server.keys("leases")]
+        return sorted(Millis(int(end)) for of_key in ends for end in of_key)
+
+    def close(self) -> None:
+        for store in self._opened:
+            store.close()
+
+    def _keys(self, kind: str) -> list[bytes]:
+        return [key for server in self.servers for key in server.keys(kind)]
+
+
+class ValkeyCluster(Valkey):
+    """A Cluster of three."""
+
+    grain_bytes = 3 * Valkey.grain_bytes
+
+    def _start(self) -> list[ValkeyServer]:
+        cluster = shared_valkey_cluster()
+        self.url = cluster.url
+        return cluster.servers
+
+
+class SqlDatabase:
+    """A database on a server that all tests share, emptied for each."""
+
+    empty_bytes = 0
+    grain_bytes = 0
+    _emptied = (
+        "DELETE FROM mayfly_messages",
+        "DELETE FROM mayfly_bodies",
+        "DELETE FROM mayfly_claims",
+        "DELETE FROM mayfly_keys",
+        "UPDATE mayfly_totals SET bodies = 0, bytes = 0",
+        "UPDATE mayfly_turns SET until = 0",
+    )
+
+    def __init__(self, server: PostgreSQL | MariaDB) -> None:
+        self._server = server
+        self.url = server.url("mayfly_shared")
+        self._opened: list[MessageStore] = []
+        open_url(self.url, SetClock()).close()  # makes the tables
+        for statement in self._emptied:
+            self.run(statement)
+
+    def open(self, now: Clock, quota_bytes: int = QUOTA_BYTES) -> MessageStore:
+        self._opened.append(open_url(self.url, now, quota_bytes))
+        return self._opened[-1]
+
+    def bodies(self) -> int:
+        return int(self.run("SELECT count(*) FROM mayfly_bodies")[0][0])
+
+    def states(self) -> int:
+        return int(self.run("SELECT count(*) FROM mayfly_messages")[0][0])
+
+    def leases(self) -> list[Millis]:
+        return [until for (until,) in self.run("SELECT until FROM mayfly_claims ORDER BY until")]
+
+    def run(self, statement: str) -> list[Any]:
+        """Run SQL past the store; what it answers."""
+        return self._server.run(statement, "mayfly_shared")
+
+    def close(self) -> None:
+        for store in self._opened:
+            store.close()
+
+
+@functools.cache
+def postgresql() -> PostgreSQL:
+    """The PostgreSQL server that tests share, started for the first of them."""
+    return _for_all_tests(PostgreSQL())
+
+
+@functools.cache
+def mariadb() -> MariaDB:
+    """The MariaDB server that tests share, started for the first of them."""
+    return _for_all_tests(MariaDB())
+
+
+def _for_all_tests(server: _Server) -> _Server:
+    atexit.register(server.remove)
+    server.new_database("mayfly_shared")
+    return server
+
+
+_PLACES: dict[str, Callable[[Path], Place]] = {
+    "memory": Memory,
+    "file": File,
+    "postgresql": lambda folder: SqlDatabase(postgresql()),
+    "mariadb": lambda folder: SqlDatabase(mariadb()),
+    "valkey": Valkey,
+    "valkey-cluster": ValkeyCluster,
+}
 
 STORES = tuple(_PLACES)
 SHARED_STORES = tuple(name for name in STORES if name != "memory")

@@ -1,0 +1,421 @@
+"""PostgreSQL, by psycopg 3: how it is reached, what its errors mean, its schema, and acts that are one statement each.
+
+READ COMMITTED is what these statements are written for. An UPDATE that had to wait for another asks its WHERE again of the row as
+that left it; but what it reads of other rows is as it was when it began. So a message decides by its own row: `lease_until` is no
+less than the end of any lease of it, and only a statement that begins later looks whether one is still there. Times of a WHERE
+go on while the statement waits: whoever had to wait may have come too late.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+from psycopg import waiting
+from psycopg.conninfo import make_conninfo
+from psycopg.generators import connect as connecting
+from sqlalchemy.exc import DBAPIError, IntegrityError
+
+from errors import StartRefused
+from records import MAX_TRIES, RECEIPT_LIFETIME, Claim, NewRow, Purged, RowId
+from storage.address import Address
+from storage.deadline import addresses_of, seconds_left
+from storage.sql_session import OPENINGS_CHARS, ROW_BYTES, SLICE_BYTES, SLOTS, Lost, Session, Sql, Unreachable
+
+_INTERVAL_SECONDS = 0.1
+_SETTINGS = {
+    "statement_timeout": "1300",
+    "lock_timeout": "1000",
+    # A node that vanished in the middle of a transaction must not keep its locks.
+    "idle_in_transaction_session_timeout": "5000",
+    "tcp_user_timeout": "5000",
+    "default_transaction_isolation": r"read\ committed",
+    "default_transaction_read_only": "off",
+}
+# libpq gives no codes for what went wrong with a connection.
+_LATER = ("starting up", "shutting down", "recovery", "not yet accepting", "too many", "connection slots", "administrator command")
+_LOST = ("closed the connection", "reset by peer", "Broken pipe", "unexpected eof", "EOF detected", "not receive data", "not send")
+_NOBODY = ("Connection refused", "No such file", "No route", "unreachable", "timeout expired", "timed out")
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (
+    (
+        """
+        CREATE TABLE mayfly_messages (
+            n BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+            id BYTEA NOT NULL UNIQUE,
+            receipt BYTEA NOT NULL,
+            created_at BIGINT NOT NULL,
+            expires_at BIGINT NOT NULL,
+            views_left INTEGER,
+            tries_free INTEGER,
+            proof BYTEA,
+            tries_wrong INTEGER NOT NULL DEFAULT 0,
+            tried_at BIGINT NOT NULL DEFAULT 0,
+            openings TEXT NOT NULL DEFAULT '',
+            ended TEXT,
+            lease_until BIGINT NOT NULL DEFAULT 0,
+            body_bytes BIGINT NOT NULL,
+            purge_at BIGINT NOT NULL
+        ) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02)
+        """,
+        "CREATE INDEX mayfly_messages_purge_at ON mayfly_messages (purge_at)",
+        """
+        CREATE TABLE mayfly_bodies (n BIGINT PRIMARY KEY, body BYTEA NOT NULL)
+        WITH (autovacuum_vacuum_scale_factor = 0.02, toast.autovacuum_vacuum_scale_factor = 0.02)
+        """,
+        # Ciphertext does not get smaller by compressing it.
+        "ALTER TABLE mayfly_bodies ALTER COLUMN body SET STORAGE EXTERNAL",
+        """
+        CREATE TABLE mayfly_claims (
+            n BIGINT NOT NULL, lease BYTEA NOT NULL, until BIGINT NOT NULL, views_left INTEGER NOT NULL, PRIMARY KEY (n, lease)
+        )
+        """,
+        "CREATE INDEX mayfly_claims_until ON mayfly_claims (until)",
+        "CREATE TABLE mayfly_keys (id BYTEA PRIMARY KEY, verifier BYTEA NOT NULL)",
+        "CREATE TABLE mayfly_totals (slot INTEGER PRIMARY KEY, bodies BIGINT NOT NULL, bytes BIGINT NOT NULL)",
+        f"INSERT INTO mayfly_totals SELECT slot, 0, 0 FROM generate_series(0, {SLOTS - 1}) AS slot",
+        "CREATE TABLE mayfly_turns (name TEXT PRIMARY KEY, holder BYTEA NOT NULL, until BIGINT NOT NULL)",
+        "INSERT INTO mayfly_turns VALUES ('purge', '', 0)",
+    ),
+)
+
+_PUT = """
+    WITH room AS (SELECT 1 FROM (SELECT sum(bytes) AS used FROM mayfly_totals) AS total WHERE used + :charge <= :quota),
+    message AS (
+        INSERT INTO mayfly_messages (id, receipt, created_at, expires_at, views_left, tries_free, proof, body_bytes, purge_at)
+        SELECT :id, :receipt, :created_at, :expires_at, :views, :tries, :proof, :body_bytes, :expires_at FROM room
+        RETURNING n
+    ),
+    body AS (INSERT INTO mayfly_bodies (n, body) SELECT n, :body FROM message RETURNING n)
+    UPDATE mayfly_totals SET bodies = bodies + 1, bytes = bytes + :charge FROM body WHERE slot = :slot
+"""
+# Follows a CTE `gone` (n, body_bytes), the messages that ended: what else goes with them, and their part of the quota.
+_WITH_ALL_THEIRS = """
+    bodies_gone AS (DELETE FROM mayfly_bodies b USING gone WHERE b.n = gone.n),
+    claims_gone AS (DELETE FROM mayfly_claims c USING gone WHERE c.n = gone.n),
+    counted AS (
+        UPDATE mayfly_totals t SET bodies = t.bodies - g.bodies, bytes = t.bytes - g.bytes
+        FROM (SELECT count(*) AS bodies, coalesce(sum(body_bytes), 0) AS bytes FROM gone) AS g
+        WHERE t.slot = :slot AND g.bodies > 0
+    )
+"""
+_REPEATED = """
+    SELECT c.views_left FROM mayfly_claims c JOIN mayfly_messages m ON m.n = c.n
+    WHERE m.id = :id AND m.expires_at > {now} AND m.ended IS NULL AND c.lease = :lease AND c.until > {now}
+"""
+# What is written goes by one moment, `clock`; whether there was still something to have, by the one after any wait.
+_LEASE_ENDS = "CASE WHEN :lease IS NULL OR m.views_left IS NULL THEN 0 ELSE least(clock.at + :lease_ms, m.expires_at) END"
+_LEASED_UNTIL = f"greatest(m.lease_until, {_LEASE_ENDS})"
+_SPENT = f"m.views_left = 1 AND {_LEASED_UNTIL} <= clock.at"
+_CLAIM = f"""
+    WITH clock AS (SELECT {{now}} AS at),
+    repeated AS ({_REPEATED}),
+    taken AS (
+        UPDATE mayfly_messages m SET
+            views_left = m.views_left - 1,
+            openings = right(concat(m.openings, clock.at, ','), {OPENINGS_CHARS}),
+            lease_until = {_LEASED_UNTIL},
+            ended = CASE WHEN {_SPENT} THEN 'spent' END,
+            proof = CASE WHEN {_SPENT} THEN NULL ELSE m.proof END,
+            purge_at = CASE
+                WHEN {_SPENT} THEN m.created_at + {RECEIPT_LIFETIME}
+                WHEN m.views_left = 1 THEN {_LEASED_UNTIL}
+                ELSE m.purge_at
+            END
+        FROM clock
+        WHERE m.id = :id AND m.expires_at > {{now}} AND m.ended IS NULL AND (m.views_left IS NULL OR m.views_left > 0)
+            AND NOT EXISTS (SELECT 1 FROM repeated)
+        RETURNING m.n, m.views_left, m.expires_at, m.ended, m.body_bytes
+    ),
+    held AS (
+        INSERT INTO mayfly_claims (n, lease, until, views_left)
+        SELECT taken.n, :lease, least(clock.at + :lease_ms, taken.expires_at), taken.views_left FROM taken, clock
+        WHERE :lease IS NOT NULL AND taken.views_left IS NOT NULL
+    ),
+    gone AS (SELECT n, body_bytes FROM taken WHERE ended IS NOT NULL),
+    {_WITH_ALL_THEIRS}
+    SELECT n, views_left, ended FROM taken UNION ALL SELECT NULL, views_left, NULL FROM repeated
+"""
+_FORGET_LAPSED = """
+    DELETE FROM mayfly_claims c USING mayfly_messages m WHERE m.n = c.n AND m.id = :id AND c.lease = :lease AND c.until <= {now}
+"""
+_CONFIRM = """
+    DELETE FROM mayfly_claims c USING mayfly_messages m
+    WHERE m.n = c.n AND m.id = :id AND m.expires_at > {now} AND m.ended IS NULL AND c.lease = :lease AND c.until > {now}
+    RETURNING c.n
+"""
+# With no view left there will be no new lease, so those this statement sees are all.
+_RETIRE = f"""
+    WITH live AS (SELECT max(until) AS until FROM mayfly_claims WHERE n = :n AND until > {{now}}),
+    retired AS (
+        UPDATE mayfly_messages m SET
+            ended = CASE WHEN live.until IS NULL THEN 'spent' END,
+            proof = CASE WHEN live.until IS NULL THEN NULL ELSE m.proof END,
+            purge_at = coalesce(live.until, m.created_at + {RECEIPT_LIFETIME})
+        FROM live WHERE m.n = :n AND m.ended IS NULL AND m.views_left = 0
+        RETURNING m.n, m.ended, m.body_bytes
+    ),
+    gone AS (SELECT n, body_bytes FROM retired WHERE ended IS NOT NULL),
+    {_WITH_ALL_THEIRS}
+    SELECT 1
+"""
+_BURN = f"""
+    WITH gone AS (
+        UPDATE mayfly_messages SET ended = 'burned', proof = NULL, purge_at = created_at + {RECEIPT_LIFETIME}
+        WHERE id = :id AND expires_at > {{now}} AND ended IS NULL AND (CAST(:receipt AS BYTEA) IS NULL OR receipt = :receipt)
+        RETURNING n, body_bytes
+    ),
+    {_WITH_ALL_THEIRS}
+    SELECT n FROM gone
+"""
+_WRONG = f"""
+    WITH tried AS (
+        UPDATE mayfly_messages SET
+            tries_wrong = tries_wrong + 1,
+            ended = CASE WHEN tries_wrong + 1 >= {MAX_TRIES} THEN 'locked' END,
+            proof = CASE WHEN tries_wrong + 1 >= {MAX_TRIES} THEN NULL ELSE proof END,
+            purge_at = CASE WHEN tries_wrong + 1 >= {MAX_TRIES} THEN created_at + {RECEIPT_LIFETIME} ELSE purge_at END
+        WHERE id = :id AND ended IS NULL
+        RETURNING n, tries_wrong, ended, body_bytes
+    ),
+    gone AS (SELECT n, body_bytes FROM tried WHERE ended IS NOT NULL),
+    {_WITH_ALL_THEIRS}
+    SELECT tries_wrong FROM tried
+"""
+# SKIP LOCKED: what somebody reads at this moment is left for the next run, and nobody waits. One row more than the slice is
+# locked, to know whether there is more.
+_PURGE = f"""
+    WITH due AS (
+        SELECT n, ended, body_bytes, purge_at FROM mayfly_messages WHERE purge_at <= {{began}}
+        ORDER BY purge_at LIMIT :slice_rows + 1 FOR UPDATE SKIP LOCKED
+    ),
+    counted_up AS (
+        SELECT n, ended, row_number() OVER first AS place,
+            sum(CASE WHEN ended IS NULL THEN body_bytes ELSE 0 END) OVER first AS bytes_so_far
+        FROM due WINDOW first AS (ORDER BY purge_at, n)
+    ),
+    slice AS (
+        SELECT n, ended FROM counted_up WHERE place <= :slice_rows AND (place = 1 OR bytes_so_far <= {SLICE_BYTES})
+    ),
+    receipts AS (
+        DELETE FROM mayfly_messages m USING slice WHERE m.n = slice.n AND slice.ended IS NOT NULL RETURNING m.n
+    ),
+    gone AS (
+        UPDATE mayfly_messages m SET
+            ended = CASE WHEN m.views_left = 0 THEN 'spent' ELSE 'expired' END,
+            proof = NULL,
+            purge_at = m.created_at + {RECEIPT_LIFETIME}
+        FROM slice WHERE m.n = slice.n AND slice.ended IS NULL
+        RETURNING m.n, m.body_bytes
+    ),
+    bodies_gone AS (DELETE FROM mayfly_bodies b USING gone WHERE b.n = gone.n),
+    claims_gone AS (DELETE FROM mayfly_claims c USING gone WHERE c.n = gone.n),
+    totals AS (
+        SELECT (SELECT count(*) FROM gone) AS bodies, (SELECT coalesce(sum(body_bytes), 0) FROM gone) AS bytes,
+            (SELECT count(*) FROM receipts) AS receipts, (SELECT count(*) FROM due) AS due
+    ),
+    counted AS (
+        UPDATE mayfly_totals t SET bodies = t.bodies - g.bodies, bytes = t.bytes - g.bytes - g.receipts * {ROW_BYTES}
+        FROM totals g WHERE t.slot = :slot AND g.due > 0
+    )
+    SELECT bodies, receipts, due > bodies + receipts AS more FROM totals
+"""
+_PURGE_CLAIMS = """
+    DELETE FROM mayfly_claims WHERE (n, lease) IN (
+        SELECT n, lease FROM mayfly_claims WHERE until <= {began} ORDER BY until LIMIT :slice_rows FOR UPDATE SKIP LOCKED
+    )
+"""
+
+
+class PostgreSQL:
+    """A PostgreSQL database. Its statements go by its own clock, or else by the parameter `now`."""
+
+    url = "postgresql+psycopg://"
+    migrations = MIGRATIONS
+
+    def __init__(self, own_clock: bool) -> None:
+        self.sql = Sql(_millis("clock_timestamp()"), _millis("statement_timestamp()")) if own_clock else Sql(":now", ":now")
+        self._put = self.sql(_PUT)
+        self._claim = self.sql(_CLAIM)
+        self._repeated = self.sql(_REPEATED)
+        self._forget_lapsed = self.sql(_FORGET_LAPSED)
+        self._confirm = self.sql(_CONFIRM)
+        self._retire = self.sql(_RETIRE)
+        self._burn = self.sql(_BURN)
+        self._wrong = self.sql(_WRONG)
+        self._purge = self.sql(_PURGE)
+        self._purge_claims = self.sql(_PURGE_CLAIMS)
+
+    # The way to it
+
+    def connect(self, address: Address) -> _Connection:
+        try:
+            conninfo = _conninfo(address)
+            pgconn = waiting.wait_conn(connecting(conninfo), interval=_INTERVAL_SECONDS, timeout=seconds_left())
+        except OSError as error:  # its name was not resolved, or not in time
+            raise Unreachable(str(error)) from None
+        except psycopg.Error as error:
+            raise _why_not_connected(error) from None
+        connection = _Connection(pgconn)
+        connection.cursor_factory = _Cursor
+        connection.autocommit = True
+        return connection
+
+    def descriptor(self, connection: _Connection) -> int:
+        return connection.pgconn.socket
+
+    def why_unfit(self, session: Session) -> str | None:
+        return None
+
+    @contextmanager
+    def schema_lock(self, session: Session) -> Iterator[None]:
+        with session.transaction():
+            session.connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
+            session.connection.exec_driver_sql("SET LOCAL lock_timeout = 0")
+            session.connection.exec_driver_sql("SELECT pg_advisory_xact_lock(hashtext('mayfly_schema'))")
+            yield
+
+    # What its errors mean
+
+    def is_answer(self, error: DBAPIError) -> bool:
+        # Without those about connections, operators, the system and bugs, and without "read only": that is a former primary.
+        code = _code(error)
+        return code is not None and (code == "57014" or (code != "25006" and code[:2] not in ("08", "57", "58", "XX")))
+
+    def is_again(self, error: DBAPIError) -> bool:
+        return _code(error) in ("40001", "40P01")
+
+    def is_full(self, error: DBAPIError) -> bool:
+        return _code(error) == "53100"
+
+    def reason(self, error: DBAPIError) -> str:
+        message = error.orig.diag.message_primary if isinstance(error.orig, psycopg.Error) else None
+        return f"{_code(error)} {message}" if message else type(error.orig).__name__
+
+    # The life of a message
+
+    def put(self, session: Session, row: NewRow, quota_bytes: int) -> bool:
+        stored = session.changed(
+            self._put,
+            id=row.id,
+            receipt=row.receipt,
+            created_at=row.created_at,
+            expires_at=row.expires_at,
+            views=row.views,
+            tries=row.tries,
+            proof=row.proof,
+            body=row.body,
+            body_bytes=len(row.body),
+            charge=len(row.body) + ROW_BYTES,
+            quota=quota_bytes,
+        )
+        return stored == 1
+
+    def claim(self, session: Session, row_id: RowId, lease: bytes | None, lease_ms: int) -> Claim | None:
+        values = {"id": row_id, "lease": lease, "lease_ms": lease_ms}
+        try:
+            taken = session.one(self._claim, **values)
+        except IntegrityError:
+            # Nothing was taken, as this lease is there already: it lapsed, or its holder asks twice at the same moment.
+            session.changed(self._forget_lapsed, id=row_id, lease=lease)
+            taken = session.one(self._claim, **values)
+        if taken is None and lease is not None:
+            # The last view may have been taken under this very lease while the statement waited.
+            taken = session.one(self._repeated, id=row_id, lease=lease)
+            return Claim(taken.views_left) if taken else None
+        if taken is None:
+            return None
+        if taken.n is not None and lease is None and taken.views_left == 0 and taken.ended is None:
+            session.one(self._retire, n=taken.n)
+        return Claim(taken.views_left)
+
+    def confirm(self, session: Session, row_id: RowId, lease: bytes) -> bool:
+        # If this process ends between the two, the purge does the second when the lease would have ended.
+        confirmed = session.one(self._confirm, id=row_id, lease=lease)
+        if confirmed is None:
+            return False
+        session.one(self._retire, n=confirmed.n)
+        return True
+
+    def wrong_try(self, session: Session, row_id: RowId) -> int | None:
+        tried = session.one(self._wrong, id=row_id)
+        return tried.tries_wrong if tried else None
+
+    def burn(self, session: Session, row_id: RowId, receipt: bytes | None) -> bool:
+        return session.one(self._burn, id=row_id, receipt=receipt) is not None
+
+    def purge(self, session: Session, slice_rows: int) -> Purged:
+        purged = session.one(self._purge, slice_rows=slice_rows)
+        assert purged
+        lapsed = session.changed(self._purge_claims, slice_rows=slice_rows)
+        return Purged(purged.bodies, purged.receipts, purged.more or lapsed == slice_rows)
+
+
+class _Connection(psycopg.Connection[Any]):
+    """Waits no longer than the call may take. What was not answered in time is closed: the answer would meet the next question."""
+
+    def wait(self, gen: Any, interval: float = _INTERVAL_SECONDS, timeout: float | None = None) -> Any:
+        try:
+            return super().wait(gen, interval, seconds_left())
+        except (TimeoutError, psycopg.errors._WaitTimeout):
+            self.pgconn.finish()
+            raise psycopg.OperationalError("no answer within the time a call may take") from None
+
+
+class _Cursor(psycopg.Cursor[Any]):
+    """Takes its results in binary: as text, bytes come as twice as many hexadecimal digits."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.format = psycopg.pq.Format.BINARY
+
+
+def _millis(moment: str) -> str:
+    return f"CAST(floor(extract(epoch FROM {moment}) * 1000) AS BIGINT)"
+
+
+def _conninfo(address: Address) -> str:
+    tls = address.tls
+    parts: dict[str, Any] = {
+        "port": address.port,
+        "dbname": address.database,
+        "user": address.user,
+        "password": address.password,
+        "application_name": "mayfly",
+        "client_encoding": "UTF8",
+        "options": " ".join(f"-c {name}={value}" for name, value in _SETTINGS.items()),
+        "gssencmode": "disable",
+        "sslmode": "verify-full" if tls else "disable",
+        "tcp_user_timeout": 5000,
+        "keepalives_idle": 10,
+        "keepalives_interval": 3,
+        "keepalives_count": 3,
+    }
+    if address.socket:
+        parts["host"] = address.socket
+    else:
+        found = addresses_of(address.host, address.port)
+        parts["host"] = ",".join([address.host] * len(found))
+        parts["hostaddr"] = ",".join(found)
+    if tls:
+        parts["sslrootcert"] = tls.ca
+        if tls.certificate:
+            parts |= {"sslcert": tls.certificate, "sslkey": tls.key}
+        else:
+            parts["sslcertmode"] = "disable"  # else libpq would show the one it finds in the user's home
+    return make_conninfo("", **{name: str(value) for name, value in parts.items() if value is not None})
+
+
+def _why_not_connected(error: psycopg.Error) -> Exception:
+    said = " ".join(str(error).split())
+    if isinstance(error, psycopg.errors._WaitTimeout) or any(sign in said for sign in _LATER + _NOBODY):
+        return Unreachable(said)
+    if any(sign in said for sign in _LOST):
+        return Lost(said)
+    return StartRefused(f"the database does not let us in ({said})")
+
+
+def _code(error: DBAPIError) -> str | None:
+    return error.orig.sqlstate if isinstance(error.orig, psycopg.Error) else None
