@@ -14,6 +14,7 @@ rows in the b-tree are copied when it is balanced, and leave pieces behind that 
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import sqlite3
 import threading
@@ -123,9 +124,16 @@ _RETURN = (
 )
 _WRONG = "UPDATE messages SET tries_wrong = tries_wrong + 1 WHERE id = ? AND ended IS NULL RETURNING n, tries_wrong"
 _DUE = (
-    "SELECT m.n, m.ended, m.views_left, coalesce(length(b.body), 0) FROM messages m LEFT JOIN bodies b ON b.n = m.n "
+    "SELECT m.n, m.ended, coalesce(length(b.body), 0) FROM messages m LEFT JOIN bodies b ON b.n = m.n "
     "WHERE m.purge_at <= ? ORDER BY m.purge_at LIMIT ?"
 )
+_OVER = (
+    "DELETE FROM bodies WHERE n IN (SELECT value FROM json_each(?))",
+    "DELETE FROM claims WHERE n IN (SELECT value FROM json_each(?))",
+    "UPDATE messages SET ended = iif(views_left = 0, 'spent', 'expired'), proof = NULL, "
+    f"purge_at = created_at + {RECEIPT_LIFETIME} WHERE n IN (SELECT value FROM json_each(?))",
+)
+"""What ends messages whose time is over, by a JSON list of their numbers."""
 
 
 class SqliteStore:
@@ -291,11 +299,12 @@ class SqliteStore:
             lapsed = db.execute(
                 "DELETE FROM claims WHERE rowid IN (SELECT rowid FROM claims WHERE until <= ? LIMIT ?)", (now, slice_rows)
             ).rowcount
-            receipts = [(n,) for n, ended, _, _ in due if ended]
-            for n, ended, views_left, _ in due:
-                if not ended:
-                    _destroy(db, n, "spent" if views_left == 0 else "expired")
-            db.executemany("DELETE FROM messages WHERE n = ?", receipts)
+            receipts = [n for n, ended, _ in due if ended]
+            # One statement for a whole slice: a purge by statements for each row takes twice as long.
+            over = json.dumps([n for n, ended, _ in due if not ended])
+            for statement in _OVER:
+                db.execute(statement, (over,))
+            db.execute("DELETE FROM messages WHERE n IN (SELECT value FROM json_each(?))", (json.dumps(receipts),))
             more = lapsed == slice_rows or db.execute(_DUE, (now, 1)).fetchone() is not None
         return Purged(len(due) - len(receipts), len(receipts), more)
 
@@ -396,7 +405,7 @@ def _as_ours(error: Exception) -> StoreFull | StoreFailed:
     return StoreFull() if full else StoreFailed()
 
 
-_Due = tuple[int, str | None, int | None, int]
+_Due = tuple[int, str | None, int]
 
 
 def _slice(due: Iterable[_Due]) -> list[_Due]:
@@ -407,7 +416,7 @@ def _slice(due: Iterable[_Due]) -> list[_Due]:
     taken: list[_Due] = []
     body_bytes = 0
     for row in due:
-        body_bytes += row[3]
+        body_bytes += row[2]
         if taken and body_bytes > _PURGE_BYTES:
             break
         taken.append(row)
