@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from errors import StoreFailed, StoreFull
-from records import Claim, Counts, Ended, KeyId, Millis, NewRow, Purged, Row, RowId, Sealed
+from records import Circuit, Claim, Counts, Ended, KeyId, Millis, NewRow, Purged, Row, RowId, Sealed
 from storage import valkey_scripts as scripts
 from storage.address import Address
 from storage.valkey_nodes import SHARDS, Nodes, Unreachable
@@ -72,6 +72,10 @@ class ValkeyStore:
         except Unreachable:
             _log.warning("%s:%d does not answer yet: its messages can be used as soon as it does", address.host, address.port)
 
+    @property
+    def circuit(self) -> Circuit:
+        return self._nodes.circuit
+
     def now(self) -> Millis:
         """The time of the servers, from this machine's monotonic clock and an offset that is measured anew every few seconds."""
         if self._now:
@@ -116,7 +120,7 @@ class ValkeyStore:
 
     def claim(self, row_id: RowId, lease: bytes | None, lease_seconds: int) -> Claim | None:
         taken = self._run(scripts.CLAIM, row_id, lease_seconds * 1000, *_given(lease))
-        return None if taken is None else Claim(taken[0] if taken else None)
+        return None if taken is None else Claim(taken[0] if taken else None, repeated=len(taken) > 1)
 
     def confirm(self, row_id: RowId, lease: bytes) -> bool:
         return bool(self._run(scripts.CONFIRM, row_id, lease))
@@ -140,7 +144,7 @@ class ValkeyStore:
     def purge(self, slice_rows: int) -> Purged:
         """As the contract says, on every shard that can be reached. Raises StoreFailed when nothing is due but where none can."""
         counted = self._nodes.run_on_all(scripts.SHARD_COUNTS, _indexes, self._at())
-        due = {shard: sum(counts[1:]) for shard, counts in counted.items() if any(counts[1:])}
+        due = {shard: sum(counts[1:4]) for shard, counts in counted.items() if any(counts[1:4])}
         waiting = sum(due.values())
         bodies = receipts = leases = 0
         for shard in due:
@@ -149,7 +153,7 @@ class ValkeyStore:
                 break
             purged = self._purge_shard(shard, min(left, _SLICE_ROWS))
             bodies, receipts, leases = bodies + purged[0], receipts + purged[1], leases + purged[2]
-        if bodies:
+        if bodies or receipts:
             self._measured_at = -_MEASURE_SECONDS
         if not due and len(counted) < SHARDS:
             raise StoreFailed
@@ -185,9 +189,10 @@ class ValkeyStore:
         if len(counted) < SHARDS:
             raise StoreFailed
         all_bodies, due = (sum(counts[n] for counts in counted.values()) for n in (0, 1))
+        overdue = max(counts[4] for counts in counted.values())
         with self._measuring:
             self._measure()
-        return Counts(all_bodies - due, due, self._used_bytes, self._quota_bytes)
+        return Counts(all_bodies - due, due, self._used_bytes, self._quota_bytes, Millis(overdue))
 
     def _check_room(self, body_bytes: int) -> None:
         """Raise StoreFull at the quota. What was put in since the last measurement is guessed; nobody is refused for a guess."""

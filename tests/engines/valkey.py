@@ -31,7 +31,14 @@ from tests.engines.authority import Authority, Certificate
 from tests.ports import free_port
 from tests.requirements import require
 
-_SETTINGS = {"bind": "127.0.0.1", "save": "", "appendonly": "no", "maxmemory-policy": "noeviction", "daemonize": "no"}
+_SETTINGS = {
+    "bind": "127.0.0.1",
+    "save": "",
+    "appendonly": "no",
+    "maxmemory-policy": "noeviction",
+    "daemonize": "no",
+    "latency-tracking": "no",  # takes 20 KB for each command at its first use
+}
 
 
 class ValkeyServer:
