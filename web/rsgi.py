@@ -15,15 +15,18 @@ from __future__ import annotations
 import asyncio
 import re
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from io import BytesIO
 from typing import Any, Literal
 
 from errors import BodyTooSlow, MayflyError, Unavailable
 from records import VaultName
 from settings import Settings
+from storage.deadline import CALL_SECONDS, within
 from web.bodies import MAX_FIELDS
-from web.gate import BODY_SECONDS, REFUSAL, SMALL_BODY_BYTES, Environ, Gate, log_fault
+from web.gate import BEGAN, BODY_SECONDS, REFUSAL, SMALL_BODY_BYTES, Environ, Gate, log_fault
 from web.paths import vault_of
 
 BODIES_IN_FLIGHT_BYTES = 64 * 1024 * 1024
@@ -32,6 +35,8 @@ BODIES_IN_FLIGHT_BYTES = 64 * 1024 * 1024
 Lane = Literal["passphrases", "long", "network"]
 # name: threads, requests at one time. A passphrase takes 0.2 s and 64 MiB, so sixteen of them are done in about two seconds.
 _LANES: dict[Lane, tuple[int, int]] = {"passphrases": (4, 16), "long": (4, 64), "network": (16, 256)}
+_LEAST_SECONDS = 0.3
+"""What a request may take that had to wait for its turn: much more than a database takes that is well."""
 
 # Both take time in proportion to the body: what begins an attempt ends it at the next quote or colon.
 _JSON_PASSPHRASE = re.compile(rb'"passphrase"\s*:|[{,]\s*"[^"]*\\u')
@@ -81,8 +86,10 @@ class RsgiServer:
         lane = None if REFUSAL in environ else self._lane_of(environ, body)
         if lane and self._places[lane]:
             self._places[lane] -= 1
+            environ[BEGAN] = time.perf_counter()
             try:
-                answer = await asyncio.get_running_loop().run_in_executor(self._threads[lane], self._call, environ)
+                call = partial(self._call_in_time, time.monotonic()) if lane[1] == "network" else self._call
+                answer = await asyncio.get_running_loop().run_in_executor(self._threads[lane], call, environ)
             finally:
                 self._places[lane] += 1
         else:
@@ -148,6 +155,14 @@ class RsgiServer:
         except Exception:  # granian's RSGIProtocolClosed and relatives: the client went away in the middle
             return b""
 
+    def _call_in_time(self, asked_at: float, environ: Environ) -> tuple[int, list[tuple[str, str]], bytes]:
+        """Answer a request that asks a database on the network: the time it waited for its turn is taken from the time to ask in.
+
+        Else those that waited behind others for a database that hangs would wait for it once more.
+        """
+        with within(max(_LEAST_SECONDS, CALL_SECONDS - (time.monotonic() - asked_at))):
+            return self._call(environ)
+
     def _call(self, environ: Environ) -> tuple[int, list[tuple[str, str]], bytes]:
         started: list[Any] = []
 
@@ -161,10 +176,10 @@ class RsgiServer:
 def lane_of(environ: Environ, body: bytes) -> Lane | None:
     """Which lane a request must take; None if it is certainly quick.
 
-    Slow are passphrases, markdown, long bodies, and what the admin asks for. The name of a field may hide behind escapes, and what
+    Slow are passphrases, markdown, long bodies, and what operators ask for. The name of a field may hide behind escapes, and what
     hides is slow: a key with a percent sign in a form, one with \\u in JSON.
     """
-    if environ["PATH_INFO"] in ("/admin", "/delete"):
+    if environ["PATH_INFO"] in ("/admin", "/delete", "/metrics"):
         return "long"
     content_type = environ.get("CONTENT_TYPE", "").lower()
     if environ["REQUEST_METHOD"] != "POST" or not content_type:
