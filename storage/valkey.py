@@ -22,7 +22,7 @@ from errors import StoreFailed, StoreFull
 from records import Circuit, Claim, Counts, Ended, KeyId, Millis, NewRow, Purged, Row, RowId, Sealed
 from storage import valkey_scripts as scripts
 from storage.address import Address
-from storage.valkey_nodes import SHARDS, Nodes, Unreachable
+from storage.valkey_nodes import SHARDS, Nodes
 from storage.valkey_scripts import Script
 
 _CLOCK_SECONDS = 5.0
@@ -69,8 +69,9 @@ class ValkeyStore:
         try:
             self._nodes.greet()
             self._measure()
-        except Unreachable:
-            _log.warning("%s:%d does not answer yet: its messages can be used as soon as it does", address.host, address.port)
+        except StoreFailed:
+            at = address.socket or f"{address.host}:{address.port}"
+            _log.warning("%s does not answer yet, not as a whole: what is kept there can be used as soon as it does", at)
 
     @property
     def circuit(self) -> Circuit:

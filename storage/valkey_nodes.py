@@ -36,6 +36,7 @@ from redis.exceptions import (
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from errors import StartRefused, StoreFailed, StoreFull
+from records import CIRCUITS, Circuit
 from storage.address import Address, Tls
 from storage.breaker import Breaker
 from storage.deadline import CALL_SECONDS, addresses_of, has_spoken, seconds_left, within
@@ -64,7 +65,7 @@ class Endpoint(NamedTuple):
 
 
 class Unreachable(StoreFailed):
-    """Nothing listens, or it does not answer in time. All else that keeps a session from being made refuses the start."""
+    """Nothing listens, or it does not answer in time. Whatever else keeps a session from being made refuses the start."""
 
 
 class _TimedSocket:
@@ -194,12 +195,17 @@ class Node:
     def __init__(self, endpoint: Endpoint, address: Address) -> None:
         self.endpoint = endpoint
         self.durable = False
-        self._breaker = Breaker(f"{endpoint.host}:{endpoint.port}")
+        self._name = str(address.socket or f"{endpoint.host}:{endpoint.port}")
+        self._breaker = Breaker(self._name)
         self._address = address
         self._idle: list[Session] = []
         self._free = threading.BoundedSemaphore(SESSIONS)
         self._proven = address.tls is None or address.tls.certificate is None
         self._closed = False
+
+    @property
+    def circuit(self) -> Circuit:
+        return self._breaker.state
 
     def greet(self) -> None:
         """Make a first session. Raises Unreachable, StartRefused."""
@@ -309,7 +315,7 @@ class Node:
         raise self._refusal("it takes clients without a certificate: set tls-auth-clients yes")
 
     def _refusal(self, why: str) -> StartRefused:
-        return StartRefused(f"{self._address.socket or f'{self.endpoint.host}:{self.endpoint.port}'} cannot be used: {why}")
+        return StartRefused(f"{self._name} cannot be used: {why}")
 
 
 def _is_passing(error: Exception) -> bool:
@@ -353,16 +359,27 @@ class Nodes:
         self._mapped_at = -_MAP_SECONDS
 
     def greet(self) -> None:
-        """Make a first session with every server. Raises Unreachable, StartRefused."""
+        """Make a first session with every server. Raises StartRefused; Unreachable if any is, after all others were greeted."""
         self._node(self._seed).greet()
         if self._clustered:
             self._draw_map()
-            for endpoint in self._primaries():
+        unreachable: Unreachable | None = None
+        for endpoint in self._primaries():
+            try:
                 self._node(endpoint).greet()
+            except Unreachable as error:
+                unreachable = error
+        if unreachable:
+            raise unreachable
 
     @property
     def durable(self) -> bool:
         return all(self._node(endpoint).durable for endpoint in self._primaries())
+
+    @property
+    def circuit(self) -> Circuit:
+        """The worst of them."""
+        return max((self._node(endpoint).circuit for endpoint in self._primaries()), key=CIRCUITS.index, default="closed")
 
     def run(self, script: Script, shard: int, keys: Sequence[bytes], *values: Value) -> Any:
         """Run a script where the keys of `shard` are, and return its answer.

@@ -24,7 +24,7 @@ from records import Claim, Millis, NewRow, RowId, Sealed
 from settings import Settings
 from tests.engines.mariadb import MariaDB
 from tests.engines.postgresql import PostgreSQL
-from tests.engines.valkey import ValkeyServer, shared_valkey_cluster, shared_valkey_server
+from tests.engines.valkey import ValkeyCluster, ValkeyServer
 
 NOW = Millis(1_800_000_000_000)
 HOUR = 3_600_000
@@ -174,7 +174,7 @@ class File(Memory):
 
 
 class Valkey:
-    """A server for all tests, emptied for each."""
+    """A server that all tests share, emptied for each."""
 
     grain_bytes = 100_000  # tables that grow by doubling, buffers of connections
 
@@ -186,7 +186,7 @@ class Valkey:
         self.empty_bytes = self.open(SetClock()).counts().used_bytes
 
     def _start(self) -> list[ValkeyServer]:
-        server = shared_valkey_server()
+        server = valkey_server()
         self.url = server.url
         return [server]
 
@@ -212,13 +212,13 @@ class Valkey:
         return [key for server in self.servers for key in server.keys(kind)]
 
 
-class ValkeyCluster(Valkey):
-    """A Cluster of three."""
+class ValkeyClustered(Valkey):
+    """A Cluster of three that all tests share."""
 
     grain_bytes = 3 * Valkey.grain_bytes
 
     def _start(self) -> list[ValkeyServer]:
-        cluster = shared_valkey_cluster()
+        cluster = valkey_cluster()
         self.url = cluster.url
         return cluster.servers
 
@@ -226,6 +226,7 @@ class ValkeyCluster(Valkey):
 class SqlDatabase:
     """A database on a server that all tests share, emptied for each."""
 
+    name = "mayfly_shared"
     empty_bytes = 0
     grain_bytes = 0
     _emptied = (
@@ -238,8 +239,8 @@ class SqlDatabase:
     )
 
     def __init__(self, server: PostgreSQL | MariaDB) -> None:
-        self._server = server
-        self.url = server.url("mayfly_shared")
+        self.server = server
+        self.url = server.url(self.name)
         self._opened: list[MessageStore] = []
         open_url(self.url, SetClock()).close()  # makes the tables
         for statement in self._emptied:
@@ -260,7 +261,7 @@ class SqlDatabase:
 
     def run(self, statement: str) -> list[Any]:
         """Run SQL past the store; what it answers."""
-        return self._server.run(statement, "mayfly_shared")
+        return self.server.run(statement, self.name)
 
     def close(self) -> None:
         for store in self._opened:
@@ -279,9 +280,25 @@ def mariadb() -> MariaDB:
     return _for_all_tests(MariaDB())
 
 
+@functools.cache
+def valkey_server() -> ValkeyServer:
+    """The Valkey server that tests share, started for the first of them."""
+    server = ValkeyServer()
+    atexit.register(server.remove)
+    return server
+
+
+@functools.cache
+def valkey_cluster() -> ValkeyCluster:
+    """The Cluster that tests share, started for the first of them; nobody may break it."""
+    cluster = ValkeyCluster()
+    atexit.register(cluster.remove)
+    return cluster
+
+
 def _for_all_tests(server: _Server) -> _Server:
     atexit.register(server.remove)
-    server.new_database("mayfly_shared")
+    server.new_database(SqlDatabase.name)
     return server
 
 
@@ -291,7 +308,7 @@ _PLACES: dict[str, Callable[[Path], Place]] = {
     "postgresql": lambda folder: SqlDatabase(postgresql()),
     "mariadb": lambda folder: SqlDatabase(mariadb()),
     "valkey": Valkey,
-    "valkey-cluster": ValkeyCluster,
+    "valkey-cluster": ValkeyClustered,
 }
 
 STORES = tuple(_PLACES)

@@ -1,26 +1,20 @@
-"""Real Valkey or Redis servers for tests: each a process in a folder of its own, on a free port of loopback.
+"""Valkey or Redis servers for tests, whichever is installed. None keeps anything on disk unless the test asks for it.
 
-with ValkeyServer(folder, appendonly="yes") as server:
+with ValkeyServer(appendonly="yes") as server:
     store = open_url(server.url, clock)
     server.kill()
     server.start()
-
-`ValkeyCluster` is three of them that share the slots. Servers without persistence unless the test asks for it.
+with ValkeyServer(authority.server(), authority.certificate) as server:     TLS, and demands certificates of clients
+with ValkeyCluster() as cluster:                                            three servers that share the slots
 """
 
 from __future__ import annotations
 
-import atexit
-import functools
 import shutil
-import signal
-import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import urlencode
 
 from redis import Redis
@@ -28,97 +22,65 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from tests.engines.authority import Authority, Certificate
+from tests.engines.process import EngineProcess
 from tests.ports import free_port
 from tests.requirements import require
 
-_SETTINGS = {
-    "bind": "127.0.0.1",
-    "save": "",
-    "appendonly": "no",
-    "maxmemory-policy": "noeviction",
-    "daemonize": "no",
-    "latency-tracking": "no",  # takes 20 KB for each command at its first use
-}
+_READY = "Ready to accept connections"
 
 
-class ValkeyServer:
-    """One server. `settings` are those of its configuration file, with _ for -.
+class ValkeyServer(EngineProcess):
+    """One server. `settings` are those of its configuration file, with _ for -."""
 
-    With `certificate` it speaks TLS alone; with `clients` it demands a client certificate of that authority.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        certificate: Certificate | None = None,
-        clients: Authority | None = None,
-        **settings: str,
-    ) -> None:
-        self.folder = folder
-        self.port = free_port()
-        self.tls = certificate is not None
-        self.log_file = folder / "server.log"
-        self._settings = {**_SETTINGS, "dir": str(folder), "logfile": str(self.log_file)}
-        self._settings["tls-port" if certificate else "port"] = str(self.port)
-        if certificate:
+    def __init__(self, tls: Certificate | None = None, clients_authority: Path | None = None, **settings: str) -> None:
+        super().__init__("valkey")
+        self._program = shutil.which("valkey-server") or shutil.which("redis-server")
+        require(self._program, "valkey-server or redis-server (apt-get install valkey-server, or redis-server)")
+        self._settings = {
+            "bind": "127.0.0.1",
+            "dir": str(self.folder),
+            "save": "",
+            "appendonly": "no",
+            "maxmemory-policy": "noeviction",
+            "latency-tracking": "no",  # takes 20 KB for each command at its first use
+        }
+        if tls:
+            ca = self.copy_in(clients_authority or tls.certificate, "clients.pem", 0o600)
             self._settings |= {
                 "port": "0",
-                "tls-cert-file": str(certificate.certificate),
-                "tls-key-file": str(certificate.key),
-                "tls-auth-clients": "yes" if clients else "no",
-                "tls-ca-cert-file": str(clients.certificate if clients else certificate.certificate),
+                "tls-port": str(self.port),
+                "tls-cert-file": str(self.copy_in(tls.certificate, "server.pem", 0o600)),
+                "tls-key-file": str(self.copy_in(tls.key, "server.key", 0o600)),
+                "tls-ca-cert-file": str(ca),
+                "tls-auth-clients": "yes" if clients_authority else "no",
             }
+        else:
+            self._settings["port"] = str(self.port)
         self._settings |= {name.replace("_", "-"): value for name, value in settings.items()}
-        self.process: subprocess.Popen[bytes] | None = None
+        self._starts = 0
+        self.start()
 
     @property
     def url(self) -> str:
         return f"valkey://127.0.0.1:{self.port}"
 
-    def url_with(self, authority: Authority, client: Certificate | None = None, host: str = "127.0.0.1") -> str:
-        """By TLS, verified by `authority`; mutual with a `client` certificate."""
+    def url_with(self, authority: Authority, client: Certificate | None = None) -> str:
+        """By TLS, verified by `authority`; mutual with the certificate of a `client`."""
         parameters = {"tls_ca": str(authority.certificate)}
         if client:
             parameters |= {"tls_certificate": str(client.certificate), "tls_key": str(client.key)}
-        return f"valkey://{host}:{self.port}?{urlencode(parameters)}"
+        return f"{self.url}?{urlencode(parameters)}"
 
     def start(self) -> None:
-        """Start, and return when it takes connections and has loaded what it kept."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.log_file.write_text("")
-        arguments = [part for name, value in self._settings.items() for part in (f"--{name}", value)]
-        self.process = subprocess.Popen(
-            [_program(), *arguments],
-            cwd=self.folder,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        deadline = time.monotonic() + 30
-        while "Ready to accept connections" not in self.log_file.read_text(errors="replace"):
-            assert self.process.poll() is None, f"it did not start:\n{self.log_file.read_text()}"
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        """Start it and wait until it serves, with all that it kept."""
+        self._starts += 1
+        super().start()
 
-    def stop(self) -> None:
-        """Stop as an operator does."""
-        assert self.process
-        self.process.terminate()
-        self.process.wait(timeout=30)
+    def command(self) -> list[str]:
+        return [str(self._program), *(part for name, value in self._settings.items() for part in (f"--{name}", value))]
 
-    def kill(self) -> None:
-        assert self.process
-        self.process.kill()
-        self.process.wait()
-
-    def pause(self) -> None:
-        """Stop answering, while the kernel goes on taking connections."""
-        assert self.process
-        self.process.send_signal(signal.SIGSTOP)
-
-    def resume(self) -> None:
-        assert self.process
-        self.process.send_signal(signal.SIGCONT)
+    def is_serving(self) -> bool:
+        return self.log_file.read_text(errors="replace").count(_READY) == self._starts
 
     def client(self) -> Redis:
         """The library's own client, to look at what is there, of a server without TLS."""
@@ -131,65 +93,57 @@ class ValkeyServer:
         finally:
             client.close()
 
-    def keys(self, kind: str) -> list[bytes]:
-        """The names of keys whose part behind the shard begins so."""
+    def keys(self, kind: str = "") -> list[bytes]:
+        """The names of the keys that begin so behind the shard."""
         found: list[bytes] = self.tell("KEYS", f"mayfly:1:{{*}}:{kind}*")
         return found
-
-    def __enter__(self) -> ValkeyServer:
-        self.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self.process and self.process.poll() is None:
-            self.kill()
 
 
 class ValkeyCluster:
     """Three servers that share the slots; those of one that is lost are refused, while the others go on."""
 
-    def __init__(self, folder: Path, **settings: str) -> None:
+    def __init__(self, **settings: str) -> None:
+        self._bus_ports = [str(free_port()) for _ in range(3)]
         self.servers = [
             ValkeyServer(
-                folder / f"node-{number}",
                 cluster_enabled="yes",
                 cluster_node_timeout="1000",
                 cluster_require_full_coverage="no",
-                cluster_port=str(free_port()),
+                cluster_port=bus_port,
                 **settings,
             )
-            for number in range(3)
+            for bus_port in self._bus_ports
         ]
+        for number, server in enumerate(self.servers):
+            first_slot, last_slot = 16384 * number // 3, 16384 * (number + 1) // 3 - 1
+            server.tell("CLUSTER", "ADDSLOTSRANGE", first_slot, last_slot)
+            server.tell("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
+            server.tell("CLUSTER", "MEET", "127.0.0.1", self.servers[0].port, self._bus_ports[0])
+        self.wait_until(lambda told: told["cluster_state"] == "ok" and told["cluster_slots_ok"] == "16384")
 
     @property
     def url(self) -> str:
         return f"valkey+cluster://127.0.0.1:{self.servers[0].port}"
 
-    def __enter__(self) -> ValkeyCluster:
-        for server in self.servers:
-            server.start()
-        first = self.servers[0]
-        for number, server in enumerate(self.servers):
-            begin, end = 16384 * number // 3, 16384 * (number + 1) // 3 - 1
-            server.tell("CLUSTER", "ADDSLOTSRANGE", begin, end)
-            server.tell("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
-            server.tell("CLUSTER", "MEET", "127.0.0.1", first.port, first._settings["cluster-port"])
-        self.wait_until(lambda told: told["cluster_state"] == "ok" and told["cluster_slots_assigned"] == "16384")
-        return self
-
     def wait_until(self, done: Callable[[Mapping[str, str]], bool]) -> None:
         """Wait until all servers that run tell of themselves, by CLUSTER INFO, what `done` waits for."""
         deadline = time.monotonic() + 30
-        while not all(done(_told(server)) for server in self.running()):
+        while not all(done(_told(server)) for server in self._running()):
             assert time.monotonic() < deadline
             time.sleep(0.02)
 
-    def running(self) -> Iterator[ValkeyServer]:
-        return (server for server in self.servers if server.process and server.process.poll() is None)
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def remove(self) -> None:
         for server in self.servers:
-            server.__exit__(kind, error, trace)
+            server.remove()
+
+    def __enter__(self) -> ValkeyCluster:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.remove()
+
+    def _running(self) -> Iterator[ValkeyServer]:
+        return (server for server in self.servers if server.process and server.process.poll() is None)
 
 
 def _told(server: ValkeyServer) -> dict[str, str]:
@@ -198,36 +152,3 @@ def _told(server: ValkeyServer) -> dict[str, str]:
         return {name: str(value) for name, value in client.cluster("INFO").items()}
     finally:
         client.close()
-
-
-def _program() -> str:
-    path = shutil.which("valkey-server") or shutil.which("redis-server")
-    require(path, "valkey-server or redis-server (apt-get install valkey-server, or redis-server)")
-    return str(path)
-
-
-@functools.cache
-def shared_valkey_server() -> ValkeyServer:
-    """One server for all tests of a run that need no other; it ends with the run."""
-    return _lasting(ValkeyServer(_lasting_folder()))
-
-
-@functools.cache
-def shared_valkey_cluster() -> ValkeyCluster:
-    """One Cluster for all tests of a run that break nothing."""
-    return _lasting(ValkeyCluster(_lasting_folder()))
-
-
-def _lasting_folder() -> Path:
-    folder = Path(tempfile.mkdtemp(prefix="mayfly-valkey-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
-
-
-_Engine = TypeVar("_Engine", ValkeyServer, ValkeyCluster)
-
-
-def _lasting(engine: _Engine) -> _Engine:
-    engine.__enter__()
-    atexit.register(engine.__exit__, None, None, None)
-    return engine
