@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from errors import StartRefused
-from records import Claim, Counts, KeyId, Millis, NewRow, Purged, Row, RowId, Sealed, VaultName
+from records import Circuit, Claim, Counts, KeyId, Millis, NewRow, Purged, Row, RowId, Sealed, VaultName
 from settings import MEMORY_URL, Settings
 from storage.address import Rule, parse_address
 from storage.sqlite import SqliteStore
@@ -25,6 +25,10 @@ class MessageStore(Protocol):
     """What every store promises. All methods raise StoreFailed when the store does not answer in time."""
 
     durability: Literal["memory", "disk"]
+
+    @property
+    def circuit(self) -> Circuit:
+        """Whether calls reach the store, or fail at once because it did not answer before."""
 
     def now(self) -> Millis:
         """The store's time. Expiry, leases and the purge go by it and by nothing else."""
@@ -85,7 +89,7 @@ class MessageStore(Protocol):
         """Raise StoreFailed unless the store answers. Costs nothing that grows with the store."""
 
     def counts(self) -> Counts:
-        """What is stored, for the admin."""
+        """What is stored. It may take long, but it keeps nobody waiting."""
 
     def close(self) -> None:
         """Let go of files and connections."""

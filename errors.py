@@ -22,6 +22,7 @@
     ├── PassphraseMismatch      what `crypto` knows of a wrong passphrase; `messages` makes it a
     ├── WrongPassphrase           one try was used, no view
     ├── NotSignedIn             the admin token is missing, wrong, or the session has ended
+    ├── MetricsTokenRequired    the same for the token of /metrics
     ├── AccountRequired         the vault opens to signed-in accounts only
     ├── ForgedRequest           an admin form that did not come from our own page
     ├── LimitReached            too often; later it will work
@@ -188,6 +189,13 @@ class NotSignedIn(MayflyError):
 
     def __init__(self) -> None:
         super().__init__("Sign in with the admin token from the key file.")
+
+
+class MetricsTokenRequired(MayflyError):
+    """The token that opens /metrics is missing or wrong."""
+
+    def __init__(self) -> None:
+        super().__init__("Send the token of MAYFLY_METRICS_TOKEN, as Authorization: Bearer.")
 
 
 class AccountRequired(MayflyError):

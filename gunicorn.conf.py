@@ -6,7 +6,9 @@ waits with each slow client: put a buffering proxy in front of it on a public ad
 
 import logging
 import os
+import shutil
 import sys
+import tempfile
 from contextlib import suppress
 
 from gunicorn.http.errors import ParseException
@@ -14,8 +16,8 @@ from gunicorn.util import write_nonblock
 from gunicorn.workers.gthread import ThreadWorker
 
 from errors import StartRefused
+from logs import log_fault
 from settings import Settings
-from web.gate import log_fault
 
 try:
     _settings = Settings.from_environ(os.environ)
@@ -56,6 +58,26 @@ def on_starting(server):
         sys.exit("mayfly: a memory store lives in one process; run gunicorn with one worker, or set all MAYFLY_…DATABASE_URL")
     if server.cfg.preload_app:
         sys.exit("mayfly: run gunicorn without --preload, which would leave the purge behind in the parent process")
+    _share_metrics(server)
+
+
+def _share_metrics(server):
+    """Make the folder through which the workers count together: theirs alone, and there before one of them imports the library."""
+    folder = tempfile.mkdtemp(prefix="mayfly-metrics-")
+    os.chown(folder, server.cfg.uid, server.cfg.gid)
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+
+
+def child_exit(server, worker):
+    """Forget what only a living worker is asked for."""
+    from prometheus_client.multiprocess import mark_process_dead
+
+    mark_process_dead(worker.pid)
+
+
+def on_exit(server):
+    """Remove the folder of the metrics."""
+    shutil.rmtree(os.environ["PROMETHEUS_MULTIPROC_DIR"], ignore_errors=True)
 
 
 def nworkers_changed(server, new_value, old_value):

@@ -37,6 +37,7 @@ from errors import (
     WrongPassphrase,
 )
 from keyfile import KeyFile
+from metrics import Metrics, VaultMetrics
 from records import (
     MAX_TRIES,
     SECOND,
@@ -92,6 +93,7 @@ class Vault:
     max_message_bytes: int
     name: VaultName = "open"
     admit: Callable[[], None] = anyone_with_the_link
+    metrics: VaultMetrics = field(default_factory=lambda: Metrics().vaults["open"])
     _same_keys: set[tuple[KeyId, bytes]] = field(default_factory=set)
 
     def create(self, draft: Draft) -> Created:
@@ -118,6 +120,7 @@ class Vault:
             body=sealed,
         )
         self.store.put(row)
+        self.metrics.created.inc()
         token = base64.urlsafe_b64encode(row.id + secret).decode()
         return Created(str(link), token, row.expires_at, draft.views, self.store.durability, _encryption(row.proof), self.name)
 
@@ -150,7 +153,9 @@ class Vault:
         preview = _preview(row)
         if not preview.opens_freely:
             raise OpeningRequired(preview)
-        return Opened(_decode(self._unseal(row, link, sealed, None)), row.expires_at, None)
+        content = _decode(self._unseal(row, link, sealed, None))
+        self.metrics.read.inc()
+        return Opened(content, row.expires_at, None)
 
     def open(
         self, link_id: str, passphrase: str | None = None, idempotency_key: str | None = None, proof: str | None = None
@@ -174,6 +179,7 @@ class Vault:
         claim = self.store.claim(row_id, lease, self.lease_seconds)
         if claim is None:
             raise NotFound
+        (self.metrics.repeated if claim.repeated else self.metrics.opened).inc()
         return Opened(content, row.expires_at, claim.views_left)
 
     def confirm(self, link_id: str, idempotency_key: str | None) -> None:
@@ -196,8 +202,16 @@ class Vault:
     def burn(self, token: str) -> Receipt:
         """Destroy the message of a receipt, if it is still there, and return the receipt. Raises NotFound."""
         row = self._row_of(token)
-        self.store.burn(row.id, row.receipt)
+        if self.store.burn(row.id, row.receipt):
+            self.metrics.burned.inc()
         return self.receipt(token)
+
+    def take_down(self, row_id: RowId) -> bool:
+        """Destroy a message, as the admin asks. False if it is not there."""
+        found = self.store.burn(row_id, None)
+        if found:
+            self.metrics.taken_down.inc()
+        return found
 
     def counts(self) -> Counts:
         """What is stored, for the admin."""
@@ -230,7 +244,7 @@ class Vault:
             return
         self._reserve_try(row)
         if not right:
-            raise WrongPassphrase(self.store.wrong_try(row.id))
+            raise self._wrong_passphrase(row)
         self.store.return_try(row.id)
 
     def _unseal(self, row: Row, link: bytes, sealed: Sealed, passphrase: str | None) -> bytes:
@@ -250,12 +264,18 @@ class Vault:
         try:
             content = locked.unlock(link, passphrase)
         except PassphraseMismatch:
-            raise WrongPassphrase(self.store.wrong_try(row.id)) from None
+            raise self._wrong_passphrase(row) from None
         except BaseException:
             self.store.return_try(row.id)
             raise
         self.store.return_try(row.id)
         return content
+
+    def _wrong_passphrase(self, row: Row) -> WrongPassphrase:
+        left = self.store.wrong_try(row.id)
+        if left == 0:
+            self.metrics.locked.inc()
+        return WrongPassphrase(left)
 
     def _reserve_try(self, row: Row) -> None:
         if not self.store.reserve_try(row.id):
@@ -300,7 +320,7 @@ def take_down(vaults: Sequence[Vault], link: str) -> bool:
     Raises StoreFailed if it may be in a vault that does not answer.
     """
     found = _LINK_ID.search(link)
-    return found is not None and any(vault.store.burn(crypto.row_id(uuid.UUID(found[0]).bytes), None) for vault in vaults)
+    return found is not None and any(vault.take_down(crypto.row_id(uuid.UUID(found[0]).bytes)) for vault in vaults)
 
 
 def purge_all(vaults: Sequence[Vault]) -> int:
@@ -308,7 +328,7 @@ def purge_all(vaults: Sequence[Vault]) -> int:
     bodies, failed = 0, False
     for vault in vaults:
         try:
-            bodies += purge(vault.store)
+            bodies += purge(vault.store, vault.metrics)
         except StoreFailed:
             failed = True
     if failed:
@@ -316,15 +336,17 @@ def purge_all(vaults: Sequence[Vault]) -> int:
     return bodies
 
 
-def purge(store: MessageStore) -> int:
+def purge(store: MessageStore, metrics: VaultMetrics | None = None) -> int:
     """Remove what nobody can read any more, in slices, and return how many messages that were. Needs no keys.
 
-    Receipts older than eight days go as well. Idempotent; readers go on between the slices.
+    Receipts older than eight days go as well. Idempotent; readers go on between the slices. `metrics` are those of the vault.
     """
     bodies = 0
     while True:
         purged = store.purge(PURGE_SLICE_ROWS)
         bodies += purged.bodies
+        if metrics:
+            metrics.purged.inc(purged.bodies)
         if not purged.more:
             store.tidy()
             return bodies

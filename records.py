@@ -7,8 +7,8 @@ in for the other.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, NewType
+from dataclasses import dataclass, field
+from typing import Literal, NewType, get_args
 
 Millis = NewType("Millis", int)
 """Milliseconds since 1970-01-01T00:00:00Z by the store's clock."""
@@ -24,6 +24,12 @@ Sealed = NewType("Sealed", bytes)
 
 VaultName = Literal["open", "guarded", "sealed"]
 """How much a message matters, and so who may open it and how its database must be reached."""
+VAULT_NAMES: tuple[VaultName, ...] = get_args(VaultName)
+
+Circuit = Literal["closed", "half-open", "open"]
+"""The state of a store's circuit breaker: `closed` while the store serves, and always where there is none."""
+CIRCUITS: tuple[Circuit, ...] = get_args(Circuit)
+"""From well to worst."""
 
 Format = Literal["text", "markdown"]
 Encryption = Literal["server", "end-to-end"]
@@ -107,9 +113,10 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """One view, taken. `views_left` is what was left behind it: a repeated claim tells the same number."""
+    """One view, taken. `views_left` is what was left behind it: a repeated claim tells the same number, and is equal."""
 
     views_left: int | None
+    repeated: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,12 +130,16 @@ class Purged:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What a store holds: readable messages, unreadable ones awaiting the purge, and bytes used of the quota."""
+    """What a store holds: readable messages, unreadable ones awaiting the purge, and bytes used of the quota.
+
+    `overdue` is for how long the row that awaits it longest, message or receipt, has done so; 0 if none does.
+    """
 
     stored: int
     expired: int
     used_bytes: int
     quota_bytes: int
+    overdue: Millis = Millis(0)
 
 
 @dataclass(frozen=True, slots=True)

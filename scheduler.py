@@ -21,6 +21,7 @@ from apscheduler.triggers.base import BaseTrigger
 from database import MessageStore
 from errors import MayflyError
 from messages import purge
+from metrics import VaultMetrics
 
 _log = logging.getLogger("mayfly.scheduler")
 
@@ -38,11 +39,13 @@ class EveryFromNow(BaseTrigger):  # type: ignore[misc]
 class PurgeScheduler:
     """Purges stores every `seconds`, each in a job of its own, until stopped.
 
-    Of several processes that share a store exactly one purges; another takes over when it ends.
+    Of several processes that share a store exactly one purges; another takes over when it ends. `metrics` are those of their
+    vaults.
     """
 
-    def __init__(self, stores: Sequence[MessageStore], seconds: float) -> None:
+    def __init__(self, stores: Sequence[MessageStore], seconds: float, metrics: Sequence[VaultMetrics] = ()) -> None:
         self._seconds = seconds
+        self._metrics = metrics
         self._stopped = threading.Event()
         self._scheduler = BackgroundScheduler(daemon=True)
         self._last_runs = [time.monotonic() for _ in stores]
@@ -65,13 +68,16 @@ class PurgeScheduler:
 
     def _run(self, number: int, store: MessageStore) -> None:
         self._last_runs[number] = time.monotonic()
+        metrics = self._metrics[number] if self._metrics else None
         try:
             if store.may_purge():
-                purged = purge(store)
+                purged = purge(store, metrics)
                 if purged:
                     _log.info("purged %d messages", purged)
         except MayflyError as error:
             _log.error("the purge failed and will be tried again: %s", error)
+            if metrics:
+                metrics.purges_failed.inc()
 
     def _watch(self) -> None:
         while not self._stopped.wait(self._seconds / 4):

@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import logging
 import os
 import signal
 import socket
 import sys
+from collections.abc import Sequence
 
 import keyfile
 from commands import build_commands
-from database import Clock, open_database
+from database import Clock, MessageStore, open_database
 from errors import StartRefused
 from keyfile import KeyFile
+from logs import log_to_stderr
 from messages import Vault, anyone_with_the_link, nobody_yet
+from metrics import Metrics
 from scheduler import PurgeScheduler, purge_until_stopped
 from settings import Settings
 from web.app import build_app
@@ -27,6 +29,7 @@ from web.gate import Gate
 from web.handlers import Handlers
 from web.limits import Limits
 from web.rsgi import RsgiServer
+from web.scrape import Scrape
 
 HEADER_MILLISECONDS = 10_000
 CONNECTIONS = 1024
@@ -39,18 +42,20 @@ def create_app(settings: Settings | None = None, now: Clock | None = None) -> Ga
     `settings` come from the environment if not given; `now` replaces the store's clock. Raises StartRefused.
     """
     settings = settings or Settings.from_environ(os.environ)
-    _log_to_stderr(settings.log_level)
-    vaults = open_vaults(settings, now)
+    log_to_stderr(settings)
+    metrics = Metrics()
+    vaults = open_vaults(settings, now, metrics)
     if settings.purge_seconds:
-        purge = PurgeScheduler([vault.store for vault in vaults], settings.purge_seconds)
+        purge = PurgeScheduler([vault.store for vault in vaults], settings.purge_seconds, [vault.metrics for vault in vaults])
         purge.start()
         atexit.register(purge.stop)
     limits = Limits(settings.create_rate)
     handlers = [Handlers(vault, settings) for vault in vaults]
-    return Gate(build_app(handlers, limits), settings, limits, Express(handlers[0]) if settings.express else None)
+    scrape = Scrape(vaults, metrics, limits, settings.metrics_token) if settings.metrics_token else None
+    return Gate(build_app(handlers, limits, scrape), settings, limits, metrics, Express(handlers[0]) if settings.express else None)
 
 
-def open_vaults(settings: Settings, now: Clock | None = None) -> list[Vault]:
+def open_vaults(settings: Settings, now: Clock | None = None, metrics: Metrics | None = None) -> list[Vault]:
     """The vaults of this server, the open one first: their stores, and the keys that they share.
 
     The embedded default makes its key file at the first start. Raises StartRefused.
@@ -59,6 +64,7 @@ def open_vaults(settings: Settings, now: Clock | None = None) -> list[Vault]:
     if settings.embedded and settings.key_file is None and not os.path.exists(path):  # noqa: PTH110 - this one never raises
         keyfile.create(path)
     keys = KeyFile(path)
+    metrics = metrics or Metrics()
     return [
         Vault(
             open_database(settings, name, now),
@@ -67,6 +73,7 @@ def open_vaults(settings: Settings, now: Clock | None = None) -> list[Vault]:
             settings.max_message_bytes,
             name,
             anyone_with_the_link if name == "open" else nobody_yet,
+            metrics.vaults[name],
         )
         for name in settings.databases
     ]
@@ -135,20 +142,15 @@ def _require_free_address(host: str, port: int) -> None:
             raise StartRefused(f"MAYFLY_HOST, MAYFLY_PORT: cannot listen on {host} port {port} ({error.strerror})") from None
 
 
-def _log_to_stderr(level: int) -> None:
-    logger = logging.getLogger("mayfly")
-    if not logger.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
-        logger.addHandler(handler)
-        logger.propagate = False
-    logger.setLevel(level)
+def _purge_until_stopped(stores: Sequence[MessageStore], seconds: float) -> None:
+    log_to_stderr(Settings.from_environ(os.environ))
+    purge_until_stopped(stores, seconds)
 
 
 def main() -> None:
     """The operator's commands; a refusal to start is one line and exit code 1."""
     try:
-        build_commands(serve, purge_until_stopped)(standalone_mode=True)
+        build_commands(serve, _purge_until_stopped)(standalone_mode=True)
     except StartRefused as refusal:
         sys.exit(f"mayfly: {refusal}")
 

@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from errors import SettingRefused
@@ -27,6 +27,7 @@ OFF = "off"
 NETWORK_SCHEMES = ("postgresql", "mysql", "mariadb", "valkey", "valkey+cluster", "redis", "redis+cluster")
 """How database URLs begin that `storage.address` takes apart."""
 
+LogFormat = Literal["text", "json"]
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
@@ -51,6 +52,8 @@ class Settings:
     drain_seconds: int = 0
     express: bool = True
     log_level: int = logging.WARNING
+    log_format: LogFormat = "text"
+    metrics_token: str | None = field(default=None, repr=False)
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> Settings:
@@ -182,6 +185,17 @@ def _on_off(text: str) -> bool:
     return {"on": True, "off": False}[text.lower()]
 
 
+def _log_format(text: str) -> LogFormat:
+    formats: dict[str, LogFormat] = {"text": "text", "json": "json"}
+    return formats[text.lower()]
+
+
+def _token(text: str) -> str:
+    if not re.fullmatch("[!-~]{32,}", text):
+        raise ValueError
+    return text
+
+
 def _log_level(text: str) -> int:
     levels = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
     if text.lower() not in levels:
@@ -286,6 +300,14 @@ TABLE: tuple[Setting, ...] = (
     ),
     Setting(
         "MAYFLY_LOG_LEVEL", _log_level, "warning", "debug, info, warning or error", "From info on, one line a request, without ids."
+    ),
+    Setting("MAYFLY_LOG_FORMAT", _log_format, "text", "text or json", "Lines for people, or one JSON object a line."),
+    Setting(
+        "MAYFLY_METRICS_TOKEN",
+        _token,
+        "none",
+        "at least 32 characters of ASCII without spaces",
+        "What Prometheus shows as `Authorization: Bearer …` to read `/metrics`. Without it there is no such address.",
     ),
 )
 _BY_NAME = {row.name: row for row in TABLE}

@@ -15,6 +15,7 @@ from flask import Flask
 from granian.constants import HTTPModes, Interfaces
 from granian.server.embed import Server
 
+from metrics import Metrics
 from settings import Settings
 from web.gate import Gate
 from web.limits import Limits
@@ -30,7 +31,7 @@ def hello() -> str:
 
 async def _serve(port: int) -> None:
     server = Server(
-        RsgiServer(Gate(app, Settings(), Limits(0)), Settings()),
+        RsgiServer(Gate(app, Settings(), Limits(0), Metrics()), Settings()),
         address="127.0.0.1",
         port=port,
         interface=Interfaces.RSGI,

@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Literal
 
 from pybreaker import (
     STATE_CLOSED,
@@ -25,6 +24,7 @@ from pybreaker import (
 )
 
 from errors import StoreFailed, StoreFull
+from records import Circuit
 from storage.deadline import CALL_SECONDS
 
 FAILURES = 3
@@ -35,8 +35,6 @@ _TRIAL_SECONDS = 1.2
 """What a trial may take: with `RETRY_SECONDS` before it, and again if it met the last moment of an outage, still under 2 s."""
 
 _log = logging.getLogger("mayfly.storage")
-
-State = Literal["closed", "open", "half-open"]
 
 
 class Breaker:
@@ -55,7 +53,7 @@ class Breaker:
         )
 
     @property
-    def state(self) -> State:
+    def state(self) -> Circuit:
         """`closed` while the store serves."""
         return self._circuit.current_state  # type: ignore[return-value]
 

@@ -27,7 +27,7 @@ from sqlalchemy import create_engine, event
 from sqlalchemy.exc import DBAPIError, IntegrityError, InvalidatePoolError, ProgrammingError, SQLAlchemyError
 
 from errors import StartRefused, StoreFailed, StoreFull
-from records import MAX_TRIES, RECEIPT_LIFETIME, SECOND, Claim, Counts, KeyId, Millis, NewRow, Purged, Row, RowId, Sealed
+from records import MAX_TRIES, RECEIPT_LIFETIME, SECOND, Circuit, Claim, Counts, KeyId, Millis, NewRow, Purged, Row, RowId, Sealed
 from storage.address import Address, Tls
 from storage.breaker import Breaker
 from storage.deadline import CALL_SECONDS, has_spoken, seconds_left, within
@@ -46,11 +46,15 @@ _START_SECONDS = 60
 _CLOCK_SECONDS = 5
 """How long a measurement of the database's clock is good for."""
 
+_TURN_RENEWAL_SECONDS = 10.0
 _TURN_MS = 30 * SECOND
 """How long the node that purges may be silent before another takes over: the purge runs every 30 s at the least often."""
 
 _TRY_LAPSES = Millis(60 * SECOND)
 """Checking a passphrase takes 3 s at most: a try reserved for longer belonged to a process that was killed over it."""
+
+_MOST_COUNTED = 100_000
+"""Of the messages that wait for the purge; where more do, the others count as stored. To count a million takes a second."""
 
 _STATE = "m.id, m.receipt, m.created_at, m.expires_at, m.views_left, m.tries_free, m.proof, m.openings, m.ended"
 _LIVE = "m.expires_at > {now} AND m.ended IS NULL"
@@ -100,7 +104,11 @@ class _Statements:
         self.new_verifier = sql("INSERT INTO mayfly_keys VALUES (:key, :verifier)")
         self.health = sql("SELECT n FROM mayfly_messages LIMIT 1")
         self.totals = sql("SELECT sum(bodies) AS bodies, sum(bytes) AS bytes FROM mayfly_totals")
-        self.due = sql("SELECT count(*) AS due FROM mayfly_messages WHERE purge_at <= {began} AND ended IS NULL")
+        self.due = sql(
+            "SELECT count(*) AS due FROM "
+            f"(SELECT 1 AS one FROM mayfly_messages WHERE purge_at <= {{began}} AND ended IS NULL LIMIT {_MOST_COUNTED}) AS waiting"
+        )
+        self.overdue = sql("SELECT {began} - min(purge_at) AS overdue FROM mayfly_messages")
 
 
 class SqlStore:
@@ -114,18 +122,16 @@ class SqlStore:
         quota_bytes: int,
         now: Callable[[], Millis] | None = None,
         largest_bytes: int = 0,
-        require_client_certificate: bool = False,
     ) -> None:
         """Reach the database at `address` and make its schema; creating stops at `quota_bytes`.
 
-        `now` replaces the database's clock. `largest_bytes` is the size of the largest body there will be. With
-        `require_client_certificate` the database must refuse whoever has none. If nobody is there, the store starts all the same,
-        and serves when somebody is. Raises StartRefused when somebody is there and it cannot be.
+        `now` replaces the database's clock; `largest_bytes` is the size of the largest body there will be. If nobody is there, the
+        store starts all the same, and serves as soon as somebody is. Raises StartRefused when somebody is there who does not let
+        us in, or cannot serve, or (where the address has a client certificate) lets in others without one.
         """
         self._address = address
         self._quota_bytes = quota_bytes
         self._clock = now
-        self._require_client_certificate = require_client_certificate
         self._name = str(address.socket or f"{address.host}:{address.port}")
         self._dialect = _dialect(address, now is None, largest_bytes)
         self._statements = _Statements(self._dialect.sql)
@@ -166,6 +172,10 @@ class SqlStore:
                 self._do(lambda session: session.changed(self._statements.end_turn, holder=self._holder))
         self._closed = True
         self._engine.dispose()
+
+    @property
+    def circuit(self) -> Circuit:
+        return self._breaker.state
 
     # Time
 
@@ -226,7 +236,7 @@ class SqlStore:
     # The purge
 
     def purge(self, slice_rows: int) -> Purged:
-        if self._turn_kept_at and time.monotonic() - self._turn_kept_at > _TURN_MS / SECOND / 3:
+        if self._turn_kept_at and time.monotonic() - self._turn_kept_at > _TURN_RENEWAL_SECONDS:
             self._turn_kept_at = time.monotonic()
             self._do(lambda session: session.changed(self._statements.keep_turn, holder=self._holder, turn_ms=_TURN_MS))
         return self._do(lambda session: self._dialect.purge(session, slice_rows))
@@ -258,9 +268,12 @@ class SqlStore:
     def counts(self) -> Counts:
         def act(session: Session) -> Counts:
             totals, due = session.one(self._statements.totals), session.one(self._statements.due)
+            oldest = session.one(self._statements.overdue)
             assert totals
             assert due
-            return Counts(max(0, int(totals.bodies) - due.due), due.due, int(totals.bytes), self._quota_bytes)
+            assert oldest
+            overdue = Millis(max(0, int(oldest.overdue or 0)))
+            return Counts(max(0, int(totals.bodies) - due.due), due.due, int(totals.bytes), self._quota_bytes, overdue)
 
         return self._do(act)
 
@@ -359,7 +372,7 @@ class SqlStore:
         connection.close()
 
     def _require_closed_door(self) -> None:
-        if not self._require_client_certificate or self._address.tls is None:
+        if self._address.tls is None or self._address.tls.certificate is None:
             return
         weaker: tuple[Tls | None, ...] = (Tls(self._address.tls.ca), None)
         for tls in weaker:

@@ -253,7 +253,7 @@ class MySQL:
             if row is None:
                 return None
             if lease and (repeated := session.one(self._repeated, n=row.n, lease=lease, at=row.now)):
-                return Claim(repeated.views_left)
+                return Claim(repeated.views_left, repeated=True)
             if row.views_left == 0:
                 return None
             left = None if row.views_left is None else row.views_left - 1

@@ -127,7 +127,7 @@ _CLAIM = f"""
         FROM clock
         WHERE m.id = :id AND m.expires_at > {{now}} AND m.ended IS NULL AND (m.views_left IS NULL OR m.views_left > 0)
             AND NOT EXISTS (SELECT 1 FROM repeated)
-        RETURNING m.n, m.views_left, m.expires_at, m.ended, m.body_bytes
+        RETURNING m.n, m.views_left, m.expires_at, m.ended, m.body_bytes, m.expires_at > {{now}} AS in_time
     ),
     held AS (
         INSERT INTO mayfly_claims (n, lease, until, views_left)
@@ -136,7 +136,7 @@ _CLAIM = f"""
     ),
     gone AS (SELECT n, body_bytes FROM taken WHERE ended IS NOT NULL),
     {_WITH_ALL_THEIRS}
-    SELECT n, views_left, ended FROM taken UNION ALL SELECT NULL, views_left, NULL FROM repeated
+    SELECT n, views_left, ended, in_time FROM taken UNION ALL SELECT NULL, views_left, NULL, TRUE FROM repeated
 """
 _FORGET_LAPSED = """
     DELETE FROM mayfly_claims c USING mayfly_messages m WHERE m.n = c.n AND m.id = :id AND c.lease = :lease AND c.until <= {now}
@@ -324,12 +324,13 @@ class PostgreSQL:
         if taken is None and lease is not None:
             # The last view may have been taken under this very lease while the statement waited.
             taken = session.one(self._repeated, id=row_id, lease=lease)
-            return Claim(taken.views_left) if taken else None
-        if taken is None:
+            return Claim(taken.views_left, repeated=True) if taken else None
+        # The WHERE is not asked again after waiting for somebody who then changed nothing.
+        if taken is None or not taken.in_time:
             return None
         if taken.n is not None and lease is None and taken.views_left == 0 and taken.ended is None:
             session.one(self._retire, n=taken.n)
-        return Claim(taken.views_left)
+        return Claim(taken.views_left, repeated=taken.n is None)
 
     def confirm(self, session: Session, row_id: RowId, lease: bytes) -> bool:
         # If this process ends between the two, the purge does the second when the lease would have ended.

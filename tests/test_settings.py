@@ -60,6 +60,8 @@ WRONG = {
     "MAYFLY_LEASE_SECONDS": ["", "0", "301", "30s"],
     "MAYFLY_DRAIN_SECONDS": ["61", "-1", "soon"],
     "MAYFLY_LOG_LEVEL": ["", "20", "verbose", "warning,info"],
+    "MAYFLY_LOG_FORMAT": ["", "xml", "logfmt", "text,json"],
+    "MAYFLY_METRICS_TOKEN": ["", "none", "x" * 31, "x" * 20 + " " + "x" * 20, "é" * 32],
 }
 FORMS = {row.name: row.form for row in TABLE}
 
@@ -119,7 +121,9 @@ def test_defaults_are_the_documented_ones() -> None:
     assert settings.embedded
 
 
-@pytest.mark.parametrize("row", [row for row in TABLE if row.name not in ("MAYFLY_PUBLIC_URL", "MAYFLY_KEY_FILE")])
+@pytest.mark.parametrize(
+    "row", [row for row in TABLE if row.name not in ("MAYFLY_PUBLIC_URL", "MAYFLY_KEY_FILE", "MAYFLY_METRICS_TOKEN")]
+)
 def test_default_named_in_the_table_is_the_one_in_force(row: object) -> None:
     """Where the table names a value rather than describing one, giving that value changes nothing."""
     name, default = row.name, row.default  # type: ignore[attr-defined]

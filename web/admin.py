@@ -20,6 +20,7 @@ from keyfile import KeyFile
 from messages import Vault, purge_all, take_down
 from web import answers, pages
 from web.answers import HTML, Answer
+from web.errors import REASON
 from web.handlers import body_of, own_origin
 from web.limits import Limits
 from web.negotiation import wanted_by
@@ -59,6 +60,7 @@ def blueprint(vaults: Sequence[Vault], limits: Limits) -> Blueprint:
             try:
                 require_token(fields["token"])
             except NotSignedIn:
+                request.environ[REASON] = NotSignedIn.__name__
                 wanted = wanted_by(request.environ)
                 problem = wanted.language.say("That is not the admin token.")
                 return respond(Answer(401, HTML, pages.sign_in(wanted, problem), _CHALLENGE))

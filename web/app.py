@@ -14,12 +14,13 @@ from web import admin, routes
 from web.answers import Answer
 from web.handlers import Handlers, Probes
 from web.limits import Limits
+from web.scrape import Scrape
 
 _MEDIA_TYPES = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}
 
 
-def build_app(vaults: Sequence[Handlers], limits: Limits) -> Flask:
-    """The routes of one server: of each of its vaults, and those that they share.
+def build_app(vaults: Sequence[Handlers], limits: Limits, scrape: Scrape | None = None) -> Flask:
+    """The routes of one server: of each of its vaults, and those that they share. Without `scrape` there is no `/metrics`.
 
     It must stand behind a `Gate`, which reads bodies and sets headers.
     """
@@ -28,6 +29,8 @@ def build_app(vaults: Sequence[Handlers], limits: Limits) -> Flask:
     for handlers in vaults:
         app.register_blueprint(routes.vault_blueprint(handlers))
     app.register_blueprint(routes.probes_blueprint(Probes([handlers.vault for handlers in vaults])))
+    if scrape:
+        app.register_blueprint(routes.scrape_blueprint(scrape))
     app.register_blueprint(admin.blueprint([handlers.vault for handlers in vaults], limits))
 
     # Read once: no path that a client chooses reaches the file system.

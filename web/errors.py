@@ -13,6 +13,8 @@ from web.languages import N_
 from web.negotiation import Wanted
 
 PROBLEM_JSON = "application/problem+json"
+REASON = "mayfly.reason"
+"""Where in environ the name of the error's class stands with which a request is answered, for log and metrics."""
 
 # The first row whose class fits.
 TABLE: tuple[tuple[type[MayflyError], int, str], ...] = (
@@ -32,6 +34,7 @@ TABLE: tuple[tuple[type[MayflyError], int, str], ...] = (
     (errors.ProofRequired, 403, N_("The whole link is needed")),
     (errors.WrongPassphrase, 403, N_("Wrong passphrase")),
     (errors.NotSignedIn, 401, N_("Not signed in")),
+    (errors.MetricsTokenRequired, 401, N_("Not signed in")),
     (errors.AccountRequired, 401, N_("Sign in to read")),
     (errors.ForgedRequest, 403, N_("Not from this page")),
     (errors.LimitReached, 429, N_("Too often")),

@@ -12,7 +12,6 @@ import logging
 import re
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import Any
@@ -32,13 +31,15 @@ from errors import (
     UnknownHost,
     UnsupportedBody,
 )
+from logs import log_fault
+from metrics import Metrics, method_of
 from settings import Settings
 from web.answers import HTML, JSON, TEXT, Answer
-from web.errors import PROBLEM_JSON, Unexpected
+from web.errors import PROBLEM_JSON, REASON, Unexpected
 from web.errors import answer as answer_error
 from web.limits import Limits
 from web.negotiation import wanted_by
-from web.paths import CREATE_PATHS
+from web.paths import CREATE_PATHS, route_of, vault_of
 
 Environ = dict[str, Any]
 StartResponse = Callable[..., Any]
@@ -50,6 +51,8 @@ SMALL_BODY_BYTES = 64 * 1024
 """The longest body anywhere but where messages come in."""
 REFUSAL = "mayfly.refusal"
 """Where a server adapter leaves the error with which a request is to be refused."""
+BEGAN = "mayfly.began"
+"""Where a server adapter leaves the time (`time.perf_counter`) at which a request began to wait for its turn."""
 _LENGTH = "mayfly.length"
 
 _FEATURES_OFF = (
@@ -84,23 +87,12 @@ _VARY = {HTML: "Accept, Accept-Language", JSON: "Accept", PROBLEM_JSON: "Accept"
 _HSTS = ("Strict-Transport-Security", "max-age=63072000")
 
 _PROBES = ("/healthz", "/readyz")
-_ROUTES = {
-    "": "/",
-    "message": "/message/…",
-    "receipt": "/receipt/…",
-    "static": "/static/…",
-    "admin": "/admin",
-    "delete": "/delete",
-    "guarded": "/guarded/…",
-    "sealed": "/sealed/…",
-}
 _STATUS_LINES = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
 
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(:[0-9]{1,5})?")
 _DECIMAL = re.compile("[0-9]{1,18}")
 
 _log = logging.getLogger("mayfly.access")
-_faults = logging.getLogger("mayfly.faults")
 
 
 class Gate:
@@ -111,13 +103,16 @@ class Gate:
         application: Application,
         settings: Settings,
         limits: Limits,
+        metrics: Metrics,
         express: Callable[[Environ], Answer | None] | None = None,
     ) -> None:
         """`express` answers what it can before `application` is asked; None turns that off."""
+        self._metrics = metrics
         self._application = application
         self._express = express
         self._limits = limits
         self._trusted_hosts = frozenset(settings.trusted_hosts)
+        self._any_host = (*_PROBES, "/metrics") if settings.metrics_token else _PROBES
         self._trusted_proxies = settings.trusted_proxies
         self._max_body_bytes = settings.max_body_bytes
         self._one_process_only = settings.one_process_only
@@ -128,17 +123,30 @@ class Gate:
         self._turns_away = True
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        started = time.perf_counter()
+        began = environ.get(BEGAN) or time.perf_counter()
         status, headers, body = self._answer(environ)
         headers += _PAGE_HEADERS if ("Content-Type", HTML) in headers else _HEADERS
         if environ["wsgi.url_scheme"] == "https":
             headers.append(_HSTS)
         start_response(status, headers)
-        if _log.isEnabledFor(logging.INFO):
-            route = _ROUTES.get(environ["PATH_INFO"].split("/", 2)[1] if "/" in environ["PATH_INFO"] else "", "other")
-            took = (time.perf_counter() - started) * 1000
-            _log.info("%s %s %s %.1f ms", environ["REQUEST_METHOD"][:10], route, status[:3], took)
+        self._tell(environ, int(status[:3]), time.perf_counter() - began)
         return [] if environ["REQUEST_METHOD"] == "HEAD" else body  # nothing of ours needs close()
+
+    def _tell(self, environ: Environ, status: int, seconds: float) -> None:
+        """Count and log a request, in words from closed sets: nothing that a client chooses is among them."""
+        route, method, reason = route_of(environ["PATH_INFO"]), method_of(environ["REQUEST_METHOD"]), environ.get(REASON)
+        self._metrics.request(route, method, status, seconds)
+        if reason:
+            self._metrics.refused(reason)
+        if not _log.isEnabledFor(logging.INFO):
+            return
+        fields = {"event": "request", "method": method, "route": route, "status": status, "ms": round(seconds * 1000, 1)}
+        if vault := vault_of(environ["PATH_INFO"]):
+            fields["vault"] = vault
+        if reason:
+            fields["reason"] = reason
+        text = f"{method} {route} {status} {fields['ms']} ms" + (f" {reason}" if reason else "")
+        _log.info(text, extra={"fields": fields})
 
     def _answer(self, environ: Environ) -> tuple[str, list[tuple[str, str]], Iterable[bytes]]:
         try:
@@ -177,7 +185,7 @@ class Gate:
             raise BodyRefused("Methods are written in capital letters (RFC 9110 section 9.1).")
         if not path.startswith("/") or path.startswith("//"):
             raise NotFound
-        if path not in _PROBES and _host_name(environ.get("HTTP_HOST", "")) not in self._trusted_hosts:
+        if path not in self._any_host and _host_name(environ.get("HTTP_HOST", "")) not in self._trusted_hosts:
             raise UnknownHost
         if self._trusted_proxies:
             self._look_behind_proxies(environ)
@@ -261,6 +269,7 @@ def _refusal(error: Exception, environ: Environ) -> Answer:
         error = Unexpected()
     elif isinstance(error, (StoreFailed, KeyMissing, Damaged)):
         log_fault(error)
+    environ[REASON] = type(error).__name__
     return answer_error(error, wanted_by(environ))
 
 
@@ -270,12 +279,6 @@ def headers_of(answer: Answer) -> list[tuple[str, str]]:
         return list(answer.headers)
     vary = [("Vary", _VARY[answer.content_type])] if answer.content_type in _VARY else []
     return [("Content-Type", answer.content_type), ("Content-Length", str(len(answer.body))), *vary, *answer.headers]
-
-
-def log_fault(fault: BaseException) -> None:
-    """Log where a fault came from. Never its message: that may quote what somebody wrote."""
-    frames = traceback.extract_tb(fault.__traceback__)
-    _faults.error("%s at %s", type(fault).__name__, " < ".join(f"{frame.filename}:{frame.lineno}" for frame in reversed(frames)))
 
 
 def _address(hop: str) -> str:

@@ -1,4 +1,4 @@
-"""Which address belongs to which vault."""
+"""Which address belongs to which vault, and under which route it stands."""
 
 from __future__ import annotations
 
@@ -14,3 +14,24 @@ _VAULTS: dict[str, VaultName] = {"": "open", "message": "open", "receipt": "open
 def vault_of(path: str) -> VaultName | None:
     """The vault that an address belongs to, by its first part; None for what no vault or all of them have to do with."""
     return _VAULTS.get(path[1:].partition("/")[0])
+
+
+_ROUTES = frozenset(("/", "/guarded", "/sealed", "/admin", "/delete", "/healthz", "/readyz", "/metrics"))
+_ROUTES_BELOW = {
+    "message": "/message/…",
+    "receipt": "/receipt/…",
+    "static": "/static/…",
+    "guarded": "/guarded/…",
+    "sealed": "/sealed/…",
+}
+
+
+def route_of(path: str) -> str:
+    """The route of an address, for logs and metrics: one of a closed set, whatever a client asks for."""
+    if path in _ROUTES:
+        return path
+    first, _, rest = path[1:].partition("/")
+    route = _ROUTES_BELOW.get(first, "other")
+    if first in ("guarded", "sealed") and rest.startswith("receipt/"):
+        return f"/{first}/receipt/…"
+    return route

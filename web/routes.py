@@ -8,6 +8,7 @@ from web.answers import Answer
 from web.gate import headers_of
 from web.handlers import Handler, Handlers, Probes
 from web.paths import CREATE, MESSAGE, RECEIPT
+from web.scrape import Scrape
 
 
 def vault_blueprint(handlers: Handlers) -> Blueprint:
@@ -35,6 +36,13 @@ def probes_blueprint(probes: Probes) -> Blueprint:
     routes = Blueprint("probes", __name__)
     _add(routes, "/healthz", "GET", probes.alive)
     _add(routes, "/readyz", "GET", probes.ready)
+    return routes
+
+
+def scrape_blueprint(scrape: Scrape) -> Blueprint:
+    """`/metrics`."""
+    routes = Blueprint("scrape", __name__)
+    _add(routes, "/metrics", "GET", scrape.metrics)
     return routes
 
 

@@ -22,11 +22,12 @@ from io import BytesIO
 from typing import Any, Literal
 
 from errors import BodyTooSlow, MayflyError, Unavailable
+from logs import log_fault
 from records import VaultName
 from settings import Settings
 from storage.deadline import CALL_SECONDS, within
 from web.bodies import MAX_FIELDS
-from web.gate import BEGAN, BODY_SECONDS, REFUSAL, SMALL_BODY_BYTES, Environ, Gate, log_fault
+from web.gate import BEGAN, BODY_SECONDS, REFUSAL, SMALL_BODY_BYTES, Environ, Gate
 from web.paths import vault_of
 
 BODIES_IN_FLIGHT_BYTES = 64 * 1024 * 1024
