@@ -112,7 +112,10 @@ _CLAIM = (
     "WHERE id = :id AND expires_at > :now AND ended IS NULL AND (views_left IS NULL OR views_left > 0) "
     "RETURNING n, views_left, expires_at"
 )
-_LAST_LEASE = "SELECT max(until) FROM claims WHERE n = ? AND until > ?"
+_KEEP = (
+    "UPDATE messages SET purge_at = (SELECT max(until) FROM claims c WHERE c.n = :n) "
+    "WHERE n = :n AND EXISTS (SELECT 1 FROM claims c WHERE c.n = :n AND c.until > :now)"
+)
 _END = f"UPDATE messages SET ended = ?, proof = NULL, purge_at = created_at + {RECEIPT_LIFETIME} WHERE n = ?"
 _TRY_LAPSES = Millis(60 * SECOND)
 """Checking a passphrase takes 3 s at most: a try reserved for longer belonged to a process that was killed over it."""
@@ -268,11 +271,8 @@ class SqliteStore:
 
     def _retire(self, db: sqlite3.Connection, n: int, now: Millis) -> None:
         """With the last view taken, remove the body, or leave it to the purge for when the last lease ends."""
-        (last_lease,) = db.execute(_LAST_LEASE, (n, now)).fetchone()
-        if last_lease is None:
+        if not db.execute(_KEEP, {"n": n, "now": now}).rowcount:
             _destroy(db, n, "spent")
-        else:
-            db.execute("UPDATE messages SET purge_at = ? WHERE n = ?", (last_lease, n))
 
     def burn(self, row_id: RowId, receipt: bytes | None) -> bool:
         with self._transaction() as db:

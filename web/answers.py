@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from records import Created, Millis, Opened, Preview, Receipt
@@ -38,7 +39,13 @@ def _json(document: dict[str, Any]) -> bytes:
 
 def iso(at: Millis) -> str:
     """RFC 3339 in UTC, whole seconds."""
-    return f"{datetime.fromtimestamp(at // 1000, UTC).isoformat()[:19]}Z"
+    return _second(at // 1000)
+
+
+@lru_cache(maxsize=256)
+def _second(seconds: int) -> str:
+    """All that is created within a second expires within one, by default."""
+    return f"{datetime.fromtimestamp(seconds, UTC).isoformat()[:19]}Z"
 
 
 def created(wanted: Wanted, base_url: str, message: Created) -> Answer:

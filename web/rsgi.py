@@ -17,7 +17,7 @@ import re
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import lru_cache, partial
 from io import BytesIO
 from typing import Any, Literal
 
@@ -117,19 +117,17 @@ class RsgiServer:
         environ["wsgi.url_scheme"] = scope.scheme
         environ["REMOTE_ADDR"] = scope.client.rpartition(":")[0].strip("[]")
         environ["SERVER_NAME"], _, environ["SERVER_PORT"] = scope.server.rpartition(":")
-        for name, value in scope.headers.items():
-            if "_" in name:
-                continue
-            key = "HTTP_" + name.upper().replace("-", "_")
-            environ[key] = f"{environ[key]}, {value}" if key in environ else value
+        headers = scope.headers
+        items = headers.items()
+        for name, value in items:
+            if key := _key_of(name):
+                environ[key] = f"{environ[key]}, {value}" if key in environ else value
         # Granian's items leave values out that are not ASCII. Something that nobody takes stands for them: an Idempotency-Key that
         # was sent must not count as none.
-        for name in scope.headers.keys():  # noqa: SIM118 - not a dict
-            if "_" not in name:
-                environ.setdefault("HTTP_" + name.upper().replace("-", "_"), "\xff")
-        for key in ("CONTENT_LENGTH", "CONTENT_TYPE"):
-            if (http_key := f"HTTP_{key}") in environ:
-                environ[key] = environ.pop(http_key)
+        if len({name for name, _ in items}) < len(headers):
+            for name in headers.keys():  # noqa: SIM118 - not a dict
+                if key := _key_of(name):
+                    environ.setdefault(key, "\xff")
         return environ
 
     def _announced(self, environ: Environ) -> int:
@@ -210,6 +208,13 @@ def _lane_of_form(form: bytes) -> Lane | None:
         if name == b"format" and value != b"text":
             lane = "long"
     return lane
+
+
+@lru_cache(maxsize=256)
+def _key_of(name: str) -> str:
+    """Where WSGI has the header `name`; nowhere if it has an underscore, which WSGI could not tell from a hyphen."""
+    key = "" if "_" in name else name.upper().replace("-", "_")
+    return key if key in ("", "CONTENT_LENGTH", "CONTENT_TYPE") else f"HTTP_{key}"
 
 
 def _latin(path: str) -> str:
