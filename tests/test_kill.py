@@ -1,4 +1,5 @@
-"""`kill -9` in the middle of everything, on the file store: nothing acknowledged is lost, nothing is delivered twice.
+"""`kill -9` in the middle of everything, of a server on a file, of nodes and of their database: nothing acknowledged is lost,
+nothing is delivered twice.
 
 Writers and readers record what they were answered; `faults` judges the whole history afterwards.
 """
@@ -11,8 +12,8 @@ import sqlite3
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterable
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -20,6 +21,10 @@ from statistics import median
 import httpx
 import pytest
 
+from tests.engines.mariadb import MariaDB
+from tests.engines.postgresql import PostgreSQL
+from tests.engines.process import EngineProcess
+from tests.engines.valkey import ValkeyServer
 from tests.racing import connections, request
 from tests.serving import Served
 
@@ -81,11 +86,11 @@ def test_checker_has_nothing_against_a_good_history() -> None:
 
 
 class Clients:
-    """Writers and readers that go on, through every death of the server, until told to stop."""
+    """Writers and readers that go on, through every death of a node or its database, until told to stop."""
 
-    def __init__(self, served: Served) -> None:
+    def __init__(self, nodes: Sequence[Served]) -> None:
         self.history: list[Event] = []
-        self._served = served
+        self._nodes = nodes
         self._links: list[tuple[str, str]] = []
         self._stopped = threading.Event()
         self._broken: list[BaseException] = []
@@ -107,13 +112,13 @@ class Clients:
 
     def sweep(self) -> None:
         """Ask once for every message that was acknowledged."""
-        with httpx.Client(base_url=self._served.url, timeout=10) as http:
+        with httpx.Client(timeout=10) as http:
             for message, path in self._links:
                 self._open(http, message, path, "the-last-reader-of-all")
 
     def _run(self, work: object) -> None:
         try:
-            with httpx.Client(base_url=self._served.url, timeout=10) as http:
+            with httpx.Client(timeout=10) as http:
                 while not self._stopped.is_set():
                     work(http)  # type: ignore[operator]
         except BaseException as error:
@@ -122,8 +127,10 @@ class Clients:
     def _write(self, http: httpx.Client) -> None:
         content = secrets.token_hex(random.choice((20, 500, 5000)))
         try:
-            answer = http.post("/", json={"message": content, "views": 1})
+            answer = http.post(f"{random.choice(self._nodes).url}/", json={"message": content, "views": 1})
         except httpx.TransportError:
+            answer = None
+        if answer is None or answer.status_code == 503:
             time.sleep(0.01)  # not acknowledged: nobody knows the link, so nothing is promised
             return
         assert answer.status_code == 201, answer.text
@@ -144,10 +151,12 @@ class Clients:
         """Ask with the same key until there is an answer, as a client does whose connection broke."""
         while True:
             try:
-                answer = http.post(path, headers={"Idempotency-Key": reader})
-                break
+                answer = http.post(f"{random.choice(self._nodes).url}{path}", headers={"Idempotency-Key": reader})
+                if answer.status_code != 503:
+                    break
             except httpx.TransportError:
-                time.sleep(0.01)
+                pass
+            time.sleep(0.01)
         assert answer.status_code in (200, 404), answer.text
         if answer.status_code == 200:
             self.history.append(Event("delivered", message, answer.text, reader))
@@ -162,7 +171,7 @@ def test_kill_loses_nothing_acknowledged_and_delivers_nothing_twice(tmp_path: Pa
     chance = random.Random(kills)
     restarts = []
     with Served(tmp_path, database="file") as served:
-        clients = Clients(served)
+        clients = Clients([served])
         clients.start()
         try:
             for _ in range(kills):
@@ -179,6 +188,44 @@ def test_kill_loses_nothing_acknowledged_and_delivers_nothing_twice(tmp_path: Pa
     assert sum(event.kind == "delivered" for event in clients.history) > 10 * kills
     assert median(restarts) < RESTART_SECONDS
     assert max(restarts) < BUSY * RESTART_SECONDS
+
+
+@contextmanager
+def durable(store: str, folder: Path) -> Iterator[tuple[EngineProcess | ValkeyServer, str]]:
+    """A database server that writes to the disk before it answers, and the URL of an empty database on it."""
+    if store == "valkey":
+        with ValkeyServer(appendonly="yes", appendfsync="always") as valkey:
+            yield valkey, valkey.url
+    else:
+        with (PostgreSQL if store == "postgresql" else MariaDB)(durable=True) as server:
+            yield server, server.new_database("mayfly_kills")
+
+
+@pytest.mark.parametrize("kills", [6, pytest.param(100, marks=pytest.mark.long)])
+@pytest.mark.parametrize("store", ["postgresql", "mariadb", "valkey"])
+def test_kill_of_nodes_and_database_loses_nothing_and_delivers_nothing_twice(tmp_path: Path, store: str, kills: int) -> None:
+    """Readers hold leases, and ask another node when one is gone."""
+    chance = random.Random(kills)
+    with (
+        durable(store, tmp_path) as (database, url),
+        Served(tmp_path, MAYFLY_DATABASE_URL=url, MAYFLY_LEASE_SECONDS="300") as first,
+        first.node(tmp_path / "second", MAYFLY_LEASE_SECONDS="300") as second,
+    ):
+        clients = Clients([first, second])
+        clients.start()
+        try:
+            for number in range(kills):
+                time.sleep(chance.uniform(0.2, 0.6))
+                victim = (database, first, second)[number % 3]
+                victim.kill()
+                time.sleep(chance.uniform(0, 0.3))
+                victim.start()
+        finally:
+            clients.stop()
+        clients.sweep()
+        assert "Traceback" not in first.log() + second.log()
+    assert faults(clients.history) == []
+    assert sum(event.kind == "delivered" for event in clients.history) > 10 * kills
 
 
 def test_passphrase_tries_under_way_at_a_kill_are_given_back(tmp_path: Path) -> None:
