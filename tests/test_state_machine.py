@@ -1,8 +1,9 @@
-"""Any order of events, on both stores, against a model of a few lines: a message is what the model says, or it is a bug."""
+"""Any order of events, on every store, against a model of a few lines: a message is what the model says, or it is a bug."""
 
 from __future__ import annotations
 
 import tempfile
+import unittest
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -16,11 +17,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 import crypto
 import keyfile
+from database import MessageStore
 from errors import FieldRefused, MayflyError, NotFound, OpeningRequired, PassphraseRequired, ProofRequired, WrongPassphrase
 from keyfile import KeyFile
 from messages import Vault, purge, take_down
 from records import Created, Draft, Millis, Receipt
-from storage.sqlite import SqliteStore
+from tests.stores import STORES, new_place
 
 START = 1_800_000_000_250
 LEASE_MS = 30_000
@@ -98,7 +100,7 @@ def on_a_message(**drawn: Any) -> Callable[[Callable[..., None]], Any]:
 class Life(RuleBasedStateMachine):
     """The vault on the memory store."""
 
-    on_file = False
+    store_name = "memory"
 
     def __init__(self) -> None:
         super().__init__()
@@ -114,14 +116,15 @@ class Life(RuleBasedStateMachine):
     def start(self) -> None:
         self.key_path = Path(self.folder.name) / "key.json"
         keyfile.create(self.key_path)
+        self.place = new_place(self.store_name, Path(self.folder.name))
         self.vault = Vault(self.open_store(), KeyFile(self.key_path), LEASE_MS // 1000, 64 * 1024)
 
-    def open_store(self) -> SqliteStore:
-        return SqliteStore(Path(self.folder.name) / "mayfly.db" if self.on_file else None, 64 << 20, lambda: Millis(self.now))
+    def open_store(self) -> MessageStore:
+        return self.place.open(lambda: Millis(self.now))
 
     def teardown(self) -> None:
-        if hasattr(self, "vault"):
-            self.vault.store.close()
+        if hasattr(self, "place"):
+            self.place.close()
         self.patch.undo()
         self.folder.cleanup()
 
@@ -296,7 +299,7 @@ class Life(RuleBasedStateMachine):
         for model in due:
             model.purged = True
 
-    @precondition(lambda self: self.on_file)
+    @precondition(lambda self: self.store_name != "memory")
     @rule()
     def restart(self) -> None:
         self.vault.store.close()
@@ -349,24 +352,21 @@ class Life(RuleBasedStateMachine):
         return refusal.value
 
 
-class LifeOnFile(Life):
-    """The same on the file store, which is closed and opened in between."""
-
-    on_file = True
-
-
 _COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.filter_too_much]}
-TestLife = Life.TestCase
-TestLife.settings = settings(max_examples=100, stateful_step_count=50, **_COMMON)
-TestLifeOnFile = LifeOnFile.TestCase
-TestLifeOnFile.settings = settings(max_examples=25, stateful_step_count=50, **_COMMON)
+_EXAMPLES = {"memory": (100, 2000), "file": (25, 500)}
+"""How many histories in every run, and at length. Those that are not named here ask a server: 8 and 200."""
 
 
-@pytest.mark.long
-class TestLifeAtLength(Life.TestCase):
-    settings = settings(max_examples=2000, stateful_step_count=80, **_COMMON)
+def _tests_on(store_name: str) -> dict[str, type[unittest.TestCase]]:
+    """The machine on one store: in every run, and at length."""
+    few, many = _EXAMPLES.get(store_name, (8, 200))
+    life = type(f"LifeOn{store_name.title().replace('-', '')}", (Life,), {"store_name": store_name})
+    in_short = type(f"Test{life.__name__}", (life.TestCase,), {})
+    in_short.settings = settings(max_examples=few, stateful_step_count=50, **_COMMON)
+    at_length = pytest.mark.long(type(f"Test{life.__name__}AtLength", (life.TestCase,), {}))
+    at_length.settings = settings(max_examples=many, stateful_step_count=80, **_COMMON)
+    return {test.__name__: test for test in (in_short, at_length)}
 
 
-@pytest.mark.long
-class TestLifeOnFileAtLength(LifeOnFile.TestCase):
-    settings = settings(max_examples=500, stateful_step_count=80, **_COMMON)
+for _name in STORES:
+    globals().update(_tests_on(_name))
