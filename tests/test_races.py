@@ -11,19 +11,27 @@ import pytest
 from tests.racing import Line, connections, deliveries, opening, race, race_for_each, request
 from tests.serving import CreatedMessage, Served
 
-COMBINATIONS = (
+ON_SQLITE = (
     ("granian", "memory", 1),
     ("granian", "file", 1),
     ("gunicorn", "memory", 1),
     ("gunicorn", "file", 1),
     ("gunicorn", "file", 2),
 )
+COMBINATIONS = (
+    *ON_SQLITE,
+    ("granian", "postgresql", 1),
+    ("gunicorn", "postgresql", 4),
+    ("granian", "mariadb", 1),
+    ("granian", "valkey", 1),
+    ("gunicorn", "valkey-cluster", 4),
+)
 JSON = "application/json"
 
 
 @pytest.fixture(scope="module", params=COMBINATIONS, ids=lambda combination: "-".join(map(str, combination)))
 def racing(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """Each server on each store, and two processes on one file."""
+    """Each server on each store, and several processes on those that can be shared."""
     server, database, workers = request.param
     with Served(tmp_path_factory.mktemp("racing"), server, database, workers) as served:
         yield served
@@ -178,7 +186,7 @@ class SelectThenDelete(Served):
         return [sys.executable, "-m", "gunicorn", "--workers", str(self.workers), "tests.select_then_delete:app()"]
 
 
-@pytest.mark.parametrize("combination", COMBINATIONS, ids=lambda combination: "-".join(map(str, combination)))
+@pytest.mark.parametrize("combination", ON_SQLITE, ids=lambda combination: "-".join(map(str, combination)))
 def test_races_find_a_claim_that_selects_and_then_deletes(tmp_path: Path, combination: tuple[str, str, int]) -> None:
     server, database, workers = combination
     with SelectThenDelete(tmp_path, server, database, workers) as served:  # type: ignore[arg-type]
