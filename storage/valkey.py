@@ -22,7 +22,8 @@ from errors import StoreFailed, StoreFull
 from records import Circuit, Claim, Counts, Ended, KeyId, Millis, NewRow, Purged, Row, RowId, Sealed
 from storage import valkey_scripts as scripts
 from storage.address import Address
-from storage.valkey_nodes import SHARDS, Nodes
+from storage.deadline import seconds_left
+from storage.valkey_nodes import SHARDS, Nodes, one_call
 from storage.valkey_scripts import Script
 
 _CLOCK_SECONDS = 5.0
@@ -99,13 +100,14 @@ class ValkeyStore:
     # The life of a message
 
     def put(self, row: NewRow) -> None:
-        self._check_room(len(row.body))
         state: list[bytes | int | str] = [b"receipt", row.receipt]
         for name, value in (("views", row.views), ("tries", row.tries), ("proof", row.proof)):
             if value is not None:
                 state += [name, value]
-        if not self._run(scripts.PUT, row.id, row.expires_at, row.created_at, row.body, *state):
-            raise StoreFailed
+        with one_call():
+            self._check_room(len(row.body))
+            if not self._run(scripts.PUT, row.id, row.expires_at, row.created_at, row.body, *state):
+                raise StoreFailed
 
     def peek(self, row_id: RowId) -> Row | None:
         found = self._run(scripts.PEEK, row_id)
@@ -143,22 +145,27 @@ class ValkeyStore:
     # The purge
 
     def purge(self, slice_rows: int) -> Purged:
-        """As the contract says, on every shard that can be reached. Raises StoreFailed when nothing is due but where none can."""
-        counted = self._nodes.run_on_all(scripts.SHARD_COUNTS, _indexes, self._at())
-        due = {shard: sum(counts[1:4]) for shard, counts in counted.items() if any(counts[1:4])}
-        waiting = sum(due.values())
+        """As the contract says, on every shard that can be reached. Raises StoreFailed when only others have something due."""
         bodies = receipts = leases = 0
-        for shard in due:
-            left = slice_rows - bodies - receipts
-            if left <= 0:
-                break
-            purged = self._purge_shard(shard, min(left, _SLICE_ROWS))
-            bodies, receipts, leases = bodies + purged[0], receipts + purged[1], leases + purged[2]
+        with one_call():
+            counted = self._nodes.run_on_all(scripts.SHARD_COUNTS, _indexes, self._at())
+            due = {shard: sum(counts[1:4]) for shard, counts in counted.items() if any(counts[1:4])}
+            lost = len(counted) < SHARDS
+            for shard in due:
+                left = slice_rows - bodies - receipts
+                if left <= 0:
+                    break
+                try:
+                    purged = self._purge_shard(shard, min(left, _SLICE_ROWS))
+                except StoreFailed:
+                    lost = True
+                    continue
+                bodies, receipts, leases = bodies + purged[0], receipts + purged[1], leases + purged[2]
         if bodies or receipts:
             self._measured_at = -_MEASURE_SECONDS
-        if not due and len(counted) < SHARDS:
+        elif lost and not leases:
             raise StoreFailed
-        return Purged(bodies, receipts, more=waiting > bodies + receipts + leases)
+        return Purged(bodies, receipts, more=sum(due.values()) > bodies + receipts + leases)
 
     def _purge_shard(self, shard: int, most: int) -> tuple[int, int, int]:
         indexes = _indexes(shard)
@@ -173,7 +180,10 @@ class ValkeyStore:
         """Nothing: what deletion leaves is in the server's memory and its append-only file, which only the server rewrites."""
 
     def may_purge(self) -> bool:
-        return bool(self._nodes.run(scripts.TAKE_TURN, 0, [_TURN], self._at(), self._token, _TURN_MILLIS))
+        try:
+            return bool(self._nodes.run(scripts.TAKE_TURN, 0, [_TURN], self._at(), self._token, _TURN_MILLIS))
+        except StoreFailed:  # the server that keeps the turn is lost: two may purge what the others have, nobody must not
+            return True
 
     # Keys, counts, faults
 
@@ -186,26 +196,35 @@ class ValkeyStore:
         self._nodes.ask_any(lambda shard: ("EXISTS", _indexes(shard)[0]))
 
     def counts(self) -> Counts:
-        counted = self._nodes.run_on_all(scripts.SHARD_COUNTS, _indexes, self._at())
-        if len(counted) < SHARDS:
-            raise StoreFailed
+        with one_call():
+            counted = self._nodes.run_on_all(scripts.SHARD_COUNTS, _indexes, self._at())
+            if len(counted) < SHARDS:
+                raise StoreFailed
+            self._measure()
         all_bodies, due = (sum(counts[n] for counts in counted.values()) for n in (0, 1))
         overdue = max(counts[4] for counts in counted.values())
-        with self._measuring:
-            self._measure()
         return Counts(all_bodies - due, due, self._used_bytes, self._quota_bytes, Millis(overdue))
 
     def _check_room(self, body_bytes: int) -> None:
         """Raise StoreFull at the quota. What was put in since the last measurement is guessed; nobody is refused for a guess."""
         most = body_bytes * 5 // 4 + _ROW_BYTES
-        with self._measuring:
-            full = self._used_bytes + self._added_bytes + most > self._quota_bytes
-            if time.monotonic() - self._measured_at >= _MEASURE_SECONDS or (full and self._added_bytes):
-                self._measure()
-                full = self._used_bytes + most > self._quota_bytes
-            if full:
-                raise StoreFull
-            self._added_bytes += most
+
+        def fits() -> bool:
+            return self._used_bytes + self._added_bytes + most <= self._quota_bytes
+
+        def must_measure() -> bool:
+            return time.monotonic() - self._measured_at >= _MEASURE_SECONDS or (self._added_bytes > 0 and not fits())
+
+        # One asks for all: whoever finds it asking goes by what is known, or waits if that would refuse.
+        if must_measure() and self._measuring.acquire(timeout=0 if fits() else seconds_left()):
+            try:
+                if must_measure():
+                    self._measure()
+            finally:
+                self._measuring.release()
+        if not fits():
+            raise StoreFull
+        self._added_bytes += most
 
     def _measure(self) -> None:
         """Ask all servers how much they hold beyond what they start with."""

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar
 
 from redis.connection import Connection
@@ -49,6 +50,7 @@ SESSIONS = 32
 _REDIRECTIONS = 5
 _PAUSE_SECONDS = 0.02  # before asking again where a slot is just being moved
 _OLDEST = (7, 0)  # the first with flags for scripts
+_COMPLAINT_SECONDS = 60.0
 _MAP_SECONDS = 0.2
 """How long a map of a Cluster is believed, although something speaks against it."""
 
@@ -202,6 +204,7 @@ class Node:
         self._free = threading.BoundedSemaphore(SESSIONS)
         self._proven = address.tls is None or address.tls.certificate is None
         self._closed = False
+        self._complaint, self._complained_at = "", 0.0
 
     @property
     def circuit(self) -> Circuit:
@@ -209,8 +212,14 @@ class Node:
 
     def greet(self) -> None:
         """Make a first session. Raises Unreachable, StartRefused."""
-        with within(CALL_SECONDS), self._session():
-            pass
+        try:
+            with within(CALL_SECONDS), self._session():
+                pass
+        except Unreachable:
+            with within(CALL_SECONDS):
+                if self._address.tls and self._answers_to(None):
+                    raise self._refusal("it does not speak TLS") from None
+            raise
 
     def ask(self, commands: Sequence[Command]) -> list[Any]:
         """Send `commands` in one go; refusals of the server stand among the answers. Raises StoreFailed for all other faults."""
@@ -218,10 +227,16 @@ class Node:
             with self._breaker.call() as seconds, within(seconds), self._session() as session:
                 return session.ask(commands)
         except StartRefused as refusal:
-            _log.error("%s", refusal)
+            self.complain(str(refusal).removeprefix(f"the store at {self._name} "))
             raise StoreFailed from None
         except (RedisError, OSError) as error:
             raise StoreFailed from error
+
+    def complain(self, what: str) -> None:
+        """Tell the operator, but not with every call."""
+        if what != self._complaint or time.monotonic() > self._complained_at + _COMPLAINT_SECONDS:
+            self._complaint, self._complained_at = what, time.monotonic()
+            _log.error("the store at %s %s", self._name, what)
 
     def close(self) -> None:
         self._closed = True
@@ -300,22 +315,27 @@ class Node:
     def _require_certificates(self) -> None:
         """Refuse a server that takes clients without a certificate: then it is not mutual TLS, whatever we show."""
         assert self._address.tls
-        bare = Session(self.endpoint, self._address, Tls(self._address.tls.ca))
+        if self._answers_to(Tls(self._address.tls.ca)):
+            raise self._refusal("it takes clients without a certificate: set tls-auth-clients yes")
+
+    def _answers_to(self, tls: Tls | None) -> bool:
+        """Whether the server answers somebody who comes by `tls`, or plainly, and shows neither certificate nor password."""
+        bare = Session(self.endpoint, replace(self._address, user=None, password=None, database="0"), tls)
         try:
             bare.open()
             bare.ask([("PING",)])
         except (AuthenticationError, BusyLoadingError):
-            pass  # an answer all the same
+            return True
         except (RedisError, OSError) as error:
-            if not bare.reached or _is_passing(error):
+            if tls and (not bare.reached or _is_passing(error)):
                 raise
-            return
+            return False
         finally:
             bare.end()
-        raise self._refusal("it takes clients without a certificate: set tls-auth-clients yes")
+        return True
 
     def _refusal(self, why: str) -> StartRefused:
-        return StartRefused(f"{self._name} cannot be used: {why}")
+        return StartRefused(f"the store at {self._name} cannot be used: {why}")
 
 
 def _is_passing(error: Exception) -> bool:
@@ -386,7 +406,7 @@ class Nodes:
 
         Raises StoreFailed; StoreFull if the server has no memory left for it, and then it did not run.
         """
-        with _one_call():
+        with one_call():
             return self._run(script, shard, keys, values)
 
     def run_on_all(self, script: Script, keys_of: Callable[[int], Sequence[bytes]], *values: Value) -> dict[int, Any]:
@@ -400,18 +420,18 @@ class Nodes:
                 for shard, answer in zip(shards, answers, strict=True)
             }
 
-        with _one_call():
+        with one_call():
             return {shard: answer for part in self._each(ask) for shard, answer in part.items()}
 
     def ask_each(self, *command: Value) -> list[Any]:
         """The answer of every server that can be reached and does not refuse."""
-        with _one_call():
+        with one_call():
             answers = list(self._each(lambda node, _: node.ask([command])[0]))
         return [answer for answer in answers if not isinstance(answer, ResponseError)]
 
     def ask_any(self, command_for: Callable[[int], Command]) -> Any:
         """The answer of the first server that has one, to a command about a shard of its own. Raises StoreFailed if none does."""
-        with _one_call():
+        with one_call():
             for answer in self._each(lambda node, shards: node.ask([command_for(shards[0])])[0]):
                 if not isinstance(answer, ResponseError):
                     return answer
@@ -447,7 +467,7 @@ class Nodes:
             elif isinstance(answer, OutOfMemoryError):
                 raise StoreFull
             else:
-                _log.error("%s:%d refuses: %s", *node.endpoint, answer)
+                node.complain(f"refuses: {answer}")
                 raise StoreFailed
         raise StoreFailed
 
@@ -507,7 +527,8 @@ class Nodes:
 
 
 @contextmanager
-def _one_call() -> Iterator[None]:
+def one_call() -> Iterator[None]:
+    """What is done in here, of whatever steps, is one call of the store: it ends in time, with StoreFailed if need be."""
     try:
         with within(CALL_SECONDS):
             yield

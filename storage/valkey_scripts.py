@@ -99,7 +99,7 @@ local function retire()
         last = math.max(last, lease_end(lease))
     end
     if last > now then
-        redis.call('ZADD', due, last, id)
+        redis.call('ZADD', due, 'XX', last, id)
         redis.call('PEXPIRE', body, last - now + {_BODY_SPARE})
     else
         destroy('spent')

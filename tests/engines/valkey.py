@@ -103,23 +103,37 @@ class ValkeyCluster:
     """Three servers that share the slots; those of one that is lost are refused, while the others go on."""
 
     def __init__(self, **settings: str) -> None:
-        self._bus_ports = [str(free_port()) for _ in range(3)]
-        self.servers = [
-            ValkeyServer(
-                cluster_enabled="yes",
-                cluster_node_timeout="1000",
-                cluster_require_full_coverage="no",
-                cluster_port=bus_port,
-                **settings,
-            )
-            for bus_port in self._bus_ports
-        ]
-        for number, server in enumerate(self.servers):
-            first_slot, last_slot = 16384 * number // 3, 16384 * (number + 1) // 3 - 1
-            server.tell("CLUSTER", "ADDSLOTSRANGE", first_slot, last_slot)
+        self._settings = {
+            "cluster_enabled": "yes",
+            "cluster_node_timeout": "1000",
+            "cluster_require_full_coverage": "no",
+            **settings,
+        }
+        self.servers: list[ValkeyServer] = []
+        self._bus_port = str(free_port())
+        for number in range(3):
+            server = self._new_server(self._bus_port if number == 0 else str(free_port()))
+            server.tell("CLUSTER", "ADDSLOTSRANGE", 16384 * number // 3, 16384 * (number + 1) // 3 - 1)
             server.tell("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
-            server.tell("CLUSTER", "MEET", "127.0.0.1", self.servers[0].port, self._bus_ports[0])
+            self._introduce(server)
         self.wait_until(lambda told: told["cluster_state"] == "ok" and told["cluster_slots_ok"] == "16384")
+
+    def add_replica(self, of: ValkeyServer) -> ValkeyServer:
+        """A server that takes over when `of` is lost, as `servers[3]`."""
+        replica = self._new_server(str(free_port()))
+        self._introduce(replica)
+        self.wait_until(lambda told: told["cluster_known_nodes"] == str(len(self.servers)))
+        replica.tell("CLUSTER", "REPLICATE", of.tell("CLUSTER", "MYID"))
+        while replica.tell("INFO", "replication").get("master_link_status") != "up":
+            time.sleep(0.02)
+        return replica
+
+    def _new_server(self, bus_port: str) -> ValkeyServer:
+        self.servers.append(ValkeyServer(cluster_port=bus_port, **self._settings))
+        return self.servers[-1]
+
+    def _introduce(self, server: ValkeyServer) -> None:
+        server.tell("CLUSTER", "MEET", "127.0.0.1", self.servers[0].port, self._bus_port)
 
     @property
     def url(self) -> str:
@@ -128,7 +142,7 @@ class ValkeyCluster:
     def wait_until(self, done: Callable[[Mapping[str, str]], bool]) -> None:
         """Wait until all servers that run tell of themselves, by CLUSTER INFO, what `done` waits for."""
         deadline = time.monotonic() + 30
-        while not all(done(_told(server)) for server in self._running()):
+        while not all(done(_told(server)) for server in self.running()):
             assert time.monotonic() < deadline
             time.sleep(0.02)
 
@@ -142,7 +156,7 @@ class ValkeyCluster:
     def __exit__(self, *error: object) -> None:
         self.remove()
 
-    def _running(self) -> Iterator[ValkeyServer]:
+    def running(self) -> Iterator[ValkeyServer]:
         return (server for server in self.servers if server.process and server.process.poll() is None)
 
 
