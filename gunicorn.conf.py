@@ -68,13 +68,6 @@ def _share_metrics(server):
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
 
 
-def child_exit(server, worker):
-    """Forget what only a living worker is asked for."""
-    from prometheus_client.multiprocess import mark_process_dead
-
-    mark_process_dead(worker.pid)
-
-
 def on_exit(server):
     """Remove the folder of the metrics."""
     shutil.rmtree(os.environ["PROMETHEUS_MULTIPROC_DIR"], ignore_errors=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.core import GaugeMetricFamily
@@ -123,11 +124,18 @@ class Metrics:
 
     def text(self, stores: Mapping[VaultName, StoreFigures]) -> bytes:
         """All of it in Prometheus's text format, version 0.0.4."""
-        if self.shared:
-            registry = CollectorRegistry()
-            MultiProcessCollector(registry, os.environ["PROMETHEUS_MULTIPROC_DIR"])  # type: ignore[no-untyped-call]
-            return generate_latest(registry) + generate_latest(_Stores(stores))
-        return generate_latest(self._registry) + generate_latest(_Stores(stores)) + generate_latest(_process())
+        own = [_AllProcesses()] if self.shared else [self._registry, _process()]
+        return b"".join(generate_latest(collector) for collector in (*own, _Stores(stores)))
+
+
+class _AllProcesses:
+    """What the processes of this server have counted, the dead ones too."""
+
+    def collect(self) -> Iterable[Metric]:
+        files = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]).glob("*.db")
+        # A process that starts makes its file empty, and then fills it.
+        begun = [str(file) for file in files if file.stat().st_size]
+        return MultiProcessCollector.merge(begun)  # type: ignore[no-untyped-call, no-any-return]
 
 
 def _process() -> CollectorRegistry:

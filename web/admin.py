@@ -20,7 +20,7 @@ from keyfile import KeyFile
 from messages import Vault, purge_all, take_down
 from web import answers, pages
 from web.answers import HTML, Answer
-from web.errors import REASON
+from web.errors import REASON, reason_of
 from web.handlers import body_of, own_origin
 from web.limits import Limits
 from web.negotiation import wanted_by
@@ -59,8 +59,8 @@ def blueprint(vaults: Sequence[Vault], limits: Limits) -> Blueprint:
         if set(fields) == {"token"}:
             try:
                 require_token(fields["token"])
-            except NotSignedIn:
-                request.environ[REASON] = NotSignedIn.__name__
+            except NotSignedIn as refusal:
+                request.environ[REASON] = reason_of(refusal)
                 wanted = wanted_by(request.environ)
                 problem = wanted.language.say("That is not the admin token.")
                 return respond(Answer(401, HTML, pages.sign_in(wanted, problem), _CHALLENGE))

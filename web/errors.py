@@ -60,6 +60,11 @@ def status_of(error: MayflyError) -> tuple[int, str]:
     return next((status, title) for kind, status, title in TABLE if isinstance(error, kind))
 
 
+def reason_of(error: MayflyError) -> str:
+    """What log and metrics call an error: the name of its class, or of the one in `errors` that a room made its own of."""
+    return next(kind.__name__ for kind in type(error).__mro__ if kind.__module__ in (errors.__name__, __name__))
+
+
 def answer(error: MayflyError, wanted: Wanted) -> Answer:
     """The error as the client wants to have it told, with the headers it carries. Only pages are translated."""
     status, title = status_of(error)

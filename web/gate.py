@@ -35,7 +35,7 @@ from logs import log_fault
 from metrics import Metrics, method_of
 from settings import Settings
 from web.answers import HTML, JSON, TEXT, Answer
-from web.errors import PROBLEM_JSON, REASON, Unexpected
+from web.errors import PROBLEM_JSON, REASON, Unexpected, reason_of
 from web.errors import answer as answer_error
 from web.limits import Limits
 from web.negotiation import wanted_by
@@ -269,7 +269,7 @@ def _refusal(error: Exception, environ: Environ) -> Answer:
         error = Unexpected()
     elif isinstance(error, (StoreFailed, KeyMissing, Damaged)):
         log_fault(error)
-    environ[REASON] = type(error).__name__
+    environ[REASON] = reason_of(error)
     return answer_error(error, wanted_by(environ))
 
 

@@ -31,7 +31,7 @@ from settings import Settings
 from web import answers, pages
 from web.answers import HTML, TEXT, Answer
 from web.bodies import Body, read_body
-from web.errors import REASON
+from web.errors import REASON, reason_of
 from web.errors import answer as answer_error
 from web.languages import without_language
 from web.negotiation import Wanted, wanted_by
@@ -85,7 +85,7 @@ class Handlers:
         except (TickRequired, PassphraseRequired, ProofRequired, WrongPassphrase, TriesInUse) as problem:
             if wanted.kind != "html":
                 raise
-            environ[REASON] = type(problem).__name__
+            environ[REASON] = reason_of(problem)
             return _reveal_again(wanted, self.vault, link_id, problem)
 
     def confirm(self, environ: Environ, link_id: str) -> Answer:
