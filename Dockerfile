@@ -4,16 +4,19 @@
 #     docker build -t mayfly . && docker run -p 127.0.0.1:8000:8000 -v mayfly-keys:/keys --read-only mayfly
 
 FROM python:3.13.7-slim-trixie AS build
-COPY requirements.txt /build/
+# Drivers of network databases, of postgresql, mysql and valkey, separated by spaces: --build-arg EXTRAS="postgresql valkey"
+ARG EXTRAS=""
+COPY requirements.txt requirements-postgresql.txt requirements-mysql.txt requirements-valkey.txt /build/
 RUN python -m venv /venv \
-    && /venv/bin/pip install --no-cache-dir --disable-pip-version-check --only-binary :all: --require-hashes -r /build/requirements.txt
+    && /venv/bin/pip install --no-cache-dir --disable-pip-version-check --only-binary :all: --require-hashes \
+        -r /build/requirements.txt $(for extra in $EXTRAS; do echo "-r /build/requirements-$extra.txt"; done)
 
 FROM python:3.13.7-slim-trixie
 RUN useradd --system --user-group --uid 10001 --no-create-home --shell /usr/sbin/nologin mayfly \
     && install -d -o mayfly -g mayfly -m 0700 /keys /data
 COPY --from=build /venv /venv
 WORKDIR /app
-COPY server.py database.py crypto.py keyfile.py scheduler.py settings.py records.py errors.py messages.py sanitize.py commands.py drafts.py gunicorn.conf.py ./
+COPY *.py ./
 COPY storage/ storage/
 COPY web/ web/
 # Whatever umask they were checked out with.
@@ -27,6 +30,6 @@ ENV PATH=/venv/bin:/usr/local/bin:/usr/bin:/bin \
 USER mayfly
 VOLUME /keys
 EXPOSE 8000
-HEALTHCHECK --interval=30s --timeout=5s --start-period=10s \
-    CMD ["python", "-c", "import os, urllib.request; urllib.request.urlopen(f'http://127.0.0.1:{os.environ.get(\"MAYFLY_PORT\", \"8000\")}/healthz', timeout=4)"]
+HEALTHCHECK --interval=10s --timeout=8s --start-period=30s --start-interval=1s \
+    CMD ["python", "-c", "import os, urllib.request; urllib.request.urlopen(f'http://127.0.0.1:{os.environ.get(\"MAYFLY_PORT\", \"8000\")}/readyz', timeout=7)"]
 CMD ["python", "server.py"]

@@ -18,11 +18,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
-import yaml
 
 import keyfile
 from errors import KeyFileRefused
@@ -69,9 +67,8 @@ def _copy_as_the_image_does(app: Path) -> None:
         if instruction != "COPY" or "--from=" in rest:
             continue
         *sources, target = rest.split()
-        for source in sources:
-            found = PROJECT / source
-            assert found.exists(), f"the Dockerfile copies {source}, which does not exist"
+        for found in [path for source in sources for path in sorted(PROJECT.glob(source)) or [PROJECT / source]]:
+            assert found.exists(), f"the Dockerfile copies {found}, which does not exist"
             files = [found] if found.is_file() else [path for path in found.rglob("*") if path.is_file()]
             for path in files:
                 inside = path.relative_to(PROJECT)
@@ -175,27 +172,22 @@ def test_image_is_pinned_unprivileged_and_installed_by_hash() -> None:
     assert _only("EXPOSE") == "8000"
 
 
-def _compose() -> dict[str, Any]:
-    document = yaml.safe_load((PROJECT / "docker-compose.yml").read_text())
-    assert isinstance(document, dict)
-    return document
-
-
-def test_compose_file_is_the_embedded_default_locked_down() -> None:
-    """One service, on loopback only, without privileges, its root file system read-only, its keys in a volume the image uses."""
-    document = _compose()
-    assert set(document["services"]) == {"mayfly"}
-    service = document["services"]["mayfly"]
-    assert service["build"] == "."
-    assert "environment" not in service
-    assert service["ports"] == [f"127.0.0.1:8000:{_only('EXPOSE')}"]
-    assert service["read_only"] is True
-    assert service["cap_drop"] == ["ALL"]
-    assert service["security_opt"] == ["no-new-privileges:true"]
-    assert service["mem_limit"] == service["memswap_limit"]
-    assert service["volumes"] == [f"keys:{_environment()['XDG_CONFIG_HOME']}"]
-    assert set(document["volumes"]) == {"keys"}
-    assert _only("VOLUME") == "/keys"
+def test_image_installs_the_drivers_it_is_asked_for() -> None:
+    """The step is done by a shell here, with an echo for pip: no extra, two of them, and one that does not exist."""
+    (install,) = [rest for word, rest in _instructions() if word == "RUN" and "pip install" in rest]
+    command = install.partition("&& /venv/bin/")[2]
+    told = {
+        extras: subprocess.run(
+            ["sh", "-c", f'pip() {{ echo "$@"; }}; {command}'], env={"EXTRAS": extras}, capture_output=True, text=True, check=True
+        ).stdout.split()
+        for extras in ("", "postgresql valkey")
+    }
+    files = {extras: [word for word in words if word.startswith("/build/")] for extras, words in told.items()}
+    assert files[""] == ["/build/requirements.txt"]
+    assert files["postgresql valkey"] == [f"/build/requirements{name}.txt" for name in ("", "-postgresql", "-valkey")]
+    (copied,) = [rest.split()[:-1] for word, rest in _instructions() if word == "COPY" and rest.endswith(" /build/")]
+    assert set(copied) == {"requirements.txt", *(f"{extra}.txt" for extra in EXTRAS)}
+    assert all(_in_context(Path(name)) for name in copied)
 
 
 _PIN = r"[a-z0-9._-]+(?:\[[a-z,]+\])?==[0-9][\w.]*(?: ; [^\\]+)? \\"

@@ -19,8 +19,9 @@ from types import TracebackType
 
 import httpx
 
+from tests.ports import free_port
 from tests.requirements import require_program
-from tests.serving import PROJECT, free_port
+from tests.serving import PROJECT
 
 CADDYFILE = PROJECT / "deploy" / "Caddyfile"
 
