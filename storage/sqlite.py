@@ -82,6 +82,8 @@ _BUSY_SECONDS = 2.0
 _WAL_BYTES = 512 * 1024
 """What the write-ahead log takes between checkpoints of 400 pages, with room."""
 
+_CHANGE_PAGES = 16
+"""More pages than a transaction adds beside those of a body: each of four trees may split at each of four levels."""
 _PURGE_BYTES = 512 * 1024
 """How much one slice of the purge deletes, but for a message that is larger by itself."""
 
@@ -168,6 +170,8 @@ class SqliteStore:
         self._wal = Path(f"{path}-wal")
         self._quota_bytes = quota_bytes
         self._spare_bytes = spare_bytes + _WAL_BYTES
+        self._sure_bytes = 0
+        """What is certainly left of the quota in memory, where nobody else writes: to measure it costs a fifth of a put."""
         self._lock = threading.Lock()
         self._purge_lock: int | None = None
         try:
@@ -366,9 +370,14 @@ class SqliteStore:
         return Counts(bodies - due, due, used, self._quota_bytes, overdue)
 
     def _check_room(self, db: sqlite3.Connection, body_bytes: int) -> None:
+        needed = self._shield_bytes + body_bytes + 2 * self._page_bytes
+        if self._path is None and needed < self._sure_bytes:
+            self._sure_bytes -= needed
+            return
         used = self._used_bytes(db)
-        if used + self._shield_bytes + body_bytes + 2 * self._page_bytes > self._quota_bytes:
+        if used + needed > self._quota_bytes:
             raise StoreFull
+        self._sure_bytes = self._quota_bytes - used - needed
         if self._path:
             # A quarter of what is stored, for leases and times of opening when everybody comes at once. Pages that are free within
             # the file serve for that, but not for the write-ahead log, which is written anew from its start after each checkpoint.
@@ -399,6 +408,7 @@ class SqliteStore:
         with self._lock:
             try:
                 db.execute("BEGIN IMMEDIATE")
+                self._sure_bytes -= _CHANGE_PAGES * self._page_bytes
                 yield db
                 db.execute("COMMIT")
             except BaseException as error:
