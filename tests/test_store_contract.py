@@ -504,6 +504,30 @@ def test_counts_tell_readable_from_expired_messages(store: MessageStore, clock: 
     assert counts.quota_bytes == 64 << 20
 
 
+def test_counts_tell_how_long_the_purge_is_overdue(store: MessageStore, clock: SetClock) -> None:
+    """By the row that waits longest, of a message or of a receipt alone."""
+    assert store.counts().overdue == 0
+    put(store, 0, expires_at=Millis(NOW + 1000))
+    put(store, 1, expires_at=Millis(NOW + 5000))
+    assert store.counts().overdue == 0
+    clock.advance(8000)
+    assert store.counts().overdue == 7000
+    store.purge(10)
+    assert store.counts().overdue == 0
+    clock.advance(RECEIPT_LIFETIME - 8000 + 500)
+    assert store.counts().overdue == 500
+    store.purge(10)
+    assert store.counts().overdue == 0
+
+
+def test_claim_tells_whether_it_is_a_repetition(store: MessageStore) -> None:
+    row_id = put(store, views=3)
+    free = put(store, 1, views=None)
+    claims = [claim(store, row_id, lease) for lease in (None, LEASE, LEASE, OTHER_LEASE, OTHER_LEASE)]
+    claims += [claim(store, free, LEASE) for _ in range(2)]
+    assert [taken and taken.repeated for taken in claims] == [False, False, True, False, True, False, False]
+
+
 def test_key_is_the_same_until_its_verifier_differs(case: Case) -> None:
     one, other = KeyId("one"), KeyId("other")
     assert case.store.same_key(one, b"a")

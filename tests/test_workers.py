@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
 import pytest
 
+import crypto
 import keyfile
+from records import Sealed
 from tests.racing import connections, opening, request
 from tests.serving import PROJECT, Served, free_port
 
@@ -126,3 +130,45 @@ def purging_worker(served: Served) -> int:
     locks = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
     (holder,) = workers_of(served) & {int(fields[4]) for fields in locks if fields[5].endswith(f":{lock}")}
     return holder
+
+
+def test_key_rotated_on_one_node_is_missing_on_the_others_until_they_have_the_file(tmp_path: Path) -> None:
+    """Two nodes on one store, each with a copy of the key file of its own: until then they answer 503 and use nothing up."""
+    folders = [tmp_path / "one", tmp_path / "other"]
+    for folder in folders:
+        folder.mkdir()
+    keyfile.create(folders[0] / "key.json")
+    shutil.copy(folders[0] / "key.json", folders[1] / "key.json")
+    url = f"sqlite:///{tmp_path / 'shared.db'}"
+    off = dict.fromkeys(("MAYFLY_GUARDED_DATABASE_URL", "MAYFLY_SEALED_DATABASE_URL"), "off")
+    with Served(folders[0], MAYFLY_DATABASE_URL=url, **off) as one, Served(folders[1], MAYFLY_DATABASE_URL=url, **off) as other:
+        before = one.create("before", views=2)
+        current = keyfile.rotate(one.key_file, datetime.now(UTC))
+        wait_until_sealed_under(tmp_path / "shared.db", one, current)
+        after = one.create("after", views=1, passphrase="right")
+        for _ in range(8):
+            refused_answer = other.http.post(after.path, json={"passphrase": "right"})
+            assert refused_answer.status_code == 503
+            assert refused_answer.headers["Retry-After"]
+            assert other.http.get(after.path).status_code == 405, "that it waits needs no key"
+        assert other.http.post(before.path).text == "before", "the old key still opens, there"
+        assert one.http.post(before.path).text == "before", "and here"
+        assert one.http.get(after.receipt_path, headers={"Accept": "application/json"}).json()["views_left"] == 1
+        fresh = other.key_file.with_suffix(".new")
+        shutil.copy(one.key_file, fresh)
+        os.replace(fresh, other.key_file)
+        opened = other.http.post(after.path, json={"passphrase": "right"})
+        assert opened.status_code == 200, "an unknown key id is looked for at once"
+        assert opened.json()["message"] == "after"
+
+
+def wait_until_sealed_under(database: Path, served: Served, key_id: str) -> None:
+    """Until what is created names that key: a server looks at its key file within a second."""
+    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as db:
+        for _ in range(1000):
+            served.create("which key?")
+            (body,) = db.execute("SELECT body FROM bodies ORDER BY n DESC LIMIT 1").fetchone()
+            if crypto.key_id_of(Sealed(body)) == key_id:
+                return
+            time.sleep(0.02)
+    raise AssertionError("the rotation was not picked up")
