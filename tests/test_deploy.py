@@ -131,7 +131,7 @@ def test_nodes_believe_caddy_alone_and_caddy_knows_them_all() -> None:
     nodes = {name for name in services if name.startswith("mayfly-")}
     assert len(nodes) == 2
     caddy = services["caddy"]["environment"]
-    assert set(caddy["MAYFLY_NODES"].split()) == {f"{name}:{_image()['EXPOSE']}" for name in nodes}
+    assert set(caddy["CADDY_NODES"].split()) == {f"{name}:{_image()['EXPOSE']}" for name in nodes}
     for name in nodes:
         environment = services[name]["environment"]
         assert environment["MAYFLY_TRUSTED_PROXIES"] == services["caddy"]["networks"]["front"]["ipv4_address"]

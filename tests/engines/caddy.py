@@ -63,7 +63,7 @@ class Caddy:
             "XDG_DATA_HOME": str(self.folder / "data"),
             "XDG_CONFIG_HOME": str(self.folder / "config"),
             "MAYFLY_PUBLIC_URL": self.url,
-            "MAYFLY_NODES": " ".join(self.nodes),
+            "CADDY_NODES": " ".join(self.nodes),
             "CADDY_HTTP_PORT": str(self.http_port),
             "CADDY_HTTPS_PORT": str(self.port),
         }
