@@ -22,7 +22,7 @@ from records import MAX_TRIES, RECEIPT_LIFETIME, SECOND, Claim, KeyId, Millis, N
 from settings import Settings
 from storage import valkey, valkey_nodes
 from storage.address import parse_address
-from storage.deadline import CALL_SECONDS
+from storage.deadline import CALL_SECONDS, within
 from storage.valkey import ValkeyStore
 from tests.engines.authority import Authority
 from tests.engines.proxy import Fault, FaultyProxy
@@ -32,6 +32,8 @@ from tests.stores import HOUR, LEASE, LEASE_SECONDS, NOW, OTHER_LEASE, SetClock,
 MINUTE = 60 * SECOND
 IN_TIME = CALL_SECONDS + 0.5
 """What a call may take on a busy machine: its own bound, and room to be scheduled."""
+HURRY = 0.4
+"""What is left for a call by a request that waited before, in seconds; so that tests wait for no more."""
 
 
 @pytest.fixture(scope="module")
@@ -319,8 +321,7 @@ def live(store: ValkeyStore, clock: SetClock, steps: int) -> None:
         store.peek,
         lambda row_id: store.fetch(row_id, LEASE),
         store.history,
-        lambda row_id: store.purge(chance.choice([1, 10])),
-        lambda row_id: store.may_purge(),
+        lambda row_id: store.may_purge() and chance.random() < 0.2 and store.purge(chance.choice([1, 10])),
         lambda row_id: store.same_key(KeyId(f"key {row_id[-1] % 3}"), b"verifier"),
     ]
     for number in range(steps):
@@ -337,7 +338,7 @@ def live(store: ValkeyStore, clock: SetClock, steps: int) -> None:
 
 def test_no_key_is_without_an_end(store: ValkeyStore, server: ValkeyServer, clock: SetClock) -> None:
     """Whatever happened: should nobody purge ever again, the server itself lets everything go."""
-    live(store, clock, 2000)
+    live(store, clock, 1500)
     client = server.client()
     ends = {key: client.pttl(key) for key in client.scan_iter()}
     client.close()
@@ -577,9 +578,9 @@ def test_lost_answer_is_not_asked_for_again(server: ValkeyServer, clock: SetCloc
             row_id = put(store, number, views=9)
             proxy.fault = fault
             began = time.monotonic()
-            with pytest.raises(StoreFailed):
+            with pytest.raises(StoreFailed), within(HURRY):
                 claim(store, row_id)
-            assert time.monotonic() - began < IN_TIME
+            assert time.monotonic() - began < HURRY + 0.5
             proxy.fault = None
             await_service(store)
             history = store.history(row_id)
@@ -589,11 +590,11 @@ def test_lost_answer_is_not_asked_for_again(server: ValkeyServer, clock: SetCloc
 
 def test_late_answer_is_nobody_elses(server: ValkeyServer, clock: SetClock) -> None:
     """After a timeout the session is closed: what comes late on it would be taken for the answer to the next question."""
-    with FaultyProxy(("127.0.0.1", server.port), slow_seconds=CALL_SECONDS + 0.3) as proxy:
+    with FaultyProxy(("127.0.0.1", server.port), slow_seconds=HURRY + 0.3) as proxy:
         store = opened(proxy.url_of(server.url), clock)
         first, second = put(store, 1, body=Sealed(b"first")), put(store, 2, body=Sealed(b"second"))
         proxy.fault = "slow"
-        with pytest.raises(StoreFailed):
+        with pytest.raises(StoreFailed), within(HURRY):
             store.fetch(first, None)
         proxy.fault = None
         for _ in range(100):
@@ -615,9 +616,13 @@ def test_name_that_is_not_resolved_in_time_fails_in_time(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(socket, "getaddrinfo", slow_resolver)
     began = time.monotonic()
-    opened("valkey://valkey.example:6379", SetClock()).close()
-    assert time.monotonic() - began < 3 * IN_TIME, "to greet it, to measure it, and to give its turn back"
+    with within(HURRY):
+        store = opened("valkey://valkey.example:6379", SetClock())
+        with pytest.raises(StoreFailed):
+            store.peek(RowId(bytes(32)))
+    assert time.monotonic() - began < HURRY + 0.5
     given_up.set()
+    store.close()
 
 
 def act_until(stopped: threading.Event, store: ValkeyStore, seed: int, said: dict[RowId, list[str]]) -> None:
@@ -834,6 +839,7 @@ def test_slot_that_moves_is_followed(cluster: ValkeyCluster, clustered: Clustere
     assert in_shard(shard, 99) in {key[-32:] for key in target.keys("s")}
 
 
+@pytest.mark.long
 def test_replica_that_takes_over_is_found() -> None:
     """Replicas follow a moment later: what was acknowledged in that moment may be lost. What they had is served on."""
     with ValkeyCluster() as cluster:
