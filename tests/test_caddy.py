@@ -81,6 +81,8 @@ class Recorder:
                 if not answer:
                     return
                 connection.sendall(answer)
+                if b"Connection: close" in answer:
+                    return
 
 
 def _read_request(stream: object) -> bytes:
@@ -414,6 +416,18 @@ def test_nothing_of_a_request_is_in_the_log(tmp_path: Path) -> None:
             assert time.monotonic() < deadline, caddy.log()
             time.sleep(0.05)
         assert caddy.stop() == 0
+        assert not canaries.found_in(caddy.log())
+
+
+def test_answer_that_breaks_off_leaves_nothing_in_the_log(tmp_path: Path) -> None:
+    """A node dies in the middle of a message. Caddy would tell which one, headers included."""
+    canaries = Canaries()
+    cut = f"HTTP/1.1 200 OK\r\nContent-Length: 100\r\nX-Told: {canaries('header of the answer')}\r\nConnection: close\r\n\r\nhello"
+    with Recorder(lambda request: cut.encode()) as recorder, Caddy(tmp_path, [recorder.address]) as caddy:
+        with caddy.client() as http, pytest.raises(httpx.RemoteProtocolError):
+            http.get(f"/message/{canaries('path')}?{canaries('query')}", headers={"User-Agent": canaries("agent")})
+        assert caddy.stop() == 0
+        assert recorder.requests
         assert not canaries.found_in(caddy.log())
 
 
