@@ -27,7 +27,21 @@ from sqlalchemy import create_engine, event
 from sqlalchemy.exc import DBAPIError, IntegrityError, InvalidatePoolError, ProgrammingError, SQLAlchemyError
 
 from errors import StartRefused, StoreFailed, StoreFull
-from records import MAX_TRIES, RECEIPT_LIFETIME, SECOND, Circuit, Claim, Counts, KeyId, Millis, NewRow, Purged, Row, RowId, Sealed
+from records import (
+    MAX_TRIES,
+    RECEIPT_LIFETIME,
+    SECOND,
+    Circuit,
+    Claim,
+    Counts,
+    KeyId,
+    Millis,
+    NewRow,
+    Purged,
+    Row,
+    RowId,
+    Sealed,
+)
 from storage.address import Address, Tls
 from storage.breaker import Breaker
 from storage.deadline import CALL_SECONDS, has_spoken, seconds_left, within
@@ -36,7 +50,7 @@ from storage.sql_session import Engine, Lost, Session, Sql, Unreachable
 CONNECTIONS = 10
 """To one store from one process; who finds none free waits for `_POOL_SECONDS`."""
 
-_POOL_SECONDS = 0.5
+_POOL_SECONDS = 1.0
 _ATTEMPTS = 4
 """Of what a deadlock or a serialization failure undid."""
 
@@ -46,9 +60,11 @@ _START_SECONDS = 60
 _CLOCK_SECONDS = 5
 """How long a measurement of the database's clock is good for."""
 
-_TURN_RENEWAL_SECONDS = 10.0
 _TURN_MS = 30 * SECOND
 """How long the node that purges may be silent before another takes over: the purge runs every 30 s at the least often."""
+
+_TURN_RENEWAL_SECONDS = 10.0
+"""How often a purge that takes long renews its turn."""
 
 _TRY_LAPSES = Millis(60 * SECOND)
 """Checking a passphrase takes 3 s at most: a try reserved for longer belonged to a process that was killed over it."""

@@ -214,7 +214,7 @@ class MySQL:
         return (1000 <= code < 2000 or code >= 3000) and code not in _NO_ANSWERS
 
     def is_again(self, error: DBAPIError) -> bool:
-        return _code(error) in (1205, 1213)
+        return _code(error) == 1213  # and not 1205: after a second of waiting for a lock there is no time for another
 
     def is_full(self, error: DBAPIError) -> bool:
         # 1026 and 1030 tell a fault of the file system by its number: 28 is "no space left".

@@ -91,16 +91,20 @@ class MariaDB(EngineProcess):
         return True
 
     def run(self, statement: str, database: str | None = None) -> list[tuple[Any, ...]]:
-        """Run SQL as the server's owner, by its socket; what it answers."""
-        connection = pymysql.connect(
-            unix_socket=str(self._socket), user="root", database=database, autocommit=True, ssl_disabled=True, read_timeout=60
-        )
+        """Run SQL as the server's owner; what it answers."""
+        connection = self.connect(database)
         try:
             with connection.cursor() as cursor:
                 cursor.execute(statement)
                 return list(cursor.fetchall())
         finally:
             connection.close()
+
+    def connect(self, database: str | None = None) -> pymysql.Connection[Any]:
+        """A connection as the server's owner, by its socket, that commits each statement."""
+        return pymysql.connect(
+            unix_socket=str(self._socket), user="root", database=database, autocommit=True, ssl_disabled=True, read_timeout=60
+        )
 
     def new_database(self, name: str) -> str:
         """An empty database, whose name must begin with `mayfly_`; its URL."""

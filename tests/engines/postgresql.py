@@ -85,13 +85,22 @@ class PostgreSQL(EngineProcess):
         """A fast shutdown, which does not wait for clients."""
         self._end(signal.SIGINT)
 
+    def children(self) -> list[int]:
+        """One for each connection, and some more. They outlive a killed server for a moment, which keeps another from starting."""
+        assert self.process
+        return [int(pid) for pid in Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()]
+
     def run(self, statement: str, database: str = "postgres") -> list[tuple[Any, ...]]:
-        """Run SQL as the server's owner, by its socket; what it answers."""
-        with psycopg.connect(
-            host=str(self.folder), port=self.port, dbname=database, user="postgres", autocommit=True, connect_timeout=5
-        ) as connection:
+        """Run SQL as the server's owner; what it answers."""
+        with self.connect(database) as connection:
             cursor = connection.execute(statement)
             return cursor.fetchall() if cursor.description else []
+
+    def connect(self, database: str = "postgres") -> psycopg.Connection[Any]:
+        """A connection as the server's owner, by its socket, that commits each statement."""
+        return psycopg.connect(
+            host=str(self.folder), port=self.port, dbname=database, user="postgres", autocommit=True, connect_timeout=5
+        )
 
     def new_database(self, name: str) -> str:
         """An empty database; its URL."""

@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -56,17 +57,22 @@ class EngineProcess:
         self._end(signal.SIGTERM)
 
     def kill(self) -> None:
-        """SIGKILL it, as when the power fails, but for what the operating system still writes."""
+        """SIGKILL it with all that it started."""
+        children = self.children()
         self._end(signal.SIGKILL)
+        for pid in children:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        while any(_is_alive(pid) for pid in children):
+            time.sleep(0.005)
 
     def pause(self) -> None:
-        """It listens and never answers."""
-        assert self.process
-        self.process.send_signal(signal.SIGSTOP)
+        """It listens and never answers, on any of its connections."""
+        self._tell_all(signal.SIGSTOP)
 
     def resume(self) -> None:
-        assert self.process
-        self.process.send_signal(signal.SIGCONT)
+        """Let it answer again."""
+        self._tell_all(signal.SIGCONT)
 
     def restart(self) -> None:
         self.stop()
@@ -75,7 +81,7 @@ class EngineProcess:
     def remove(self) -> None:
         """End it and delete its folder."""
         if self.process and self.process.poll() is None:
-            self.process.send_signal(signal.SIGCONT)
+            self.resume()
             self.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -99,6 +105,15 @@ class EngineProcess:
         self._own(copied)
         return copied
 
+    def children(self) -> list[int]:
+        """The processes that the server started."""
+        return []
+
+    def _tell_all(self, number: int) -> None:
+        assert self.process
+        for pid in (self.process.pid, *self.children()):
+            os.kill(pid, number)
+
     def _end(self, number: int) -> None:
         assert self.process
         self.process.send_signal(number)
@@ -120,6 +135,13 @@ class EngineProcess:
         if is_root():
             entry = pwd.getpwnam(SAFE_USER)
             os.chown(path, entry.pw_uid, entry.pw_gid)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def is_root() -> bool:
