@@ -158,7 +158,7 @@ def _open_network_database(url: str, vault: VaultName, settings: Settings, now: 
             return ValkeyStore(address, settings.store_bytes, now)
         from storage.sql import SqlStore
 
-        return SqlStore(address, settings.store_bytes, now)
+        return SqlStore(address, settings.store_bytes, now, settings.max_sealed_bytes)
     except ModuleNotFoundError as missing:
         extra = address.engine.partition("+")[0]
         raise StartRefused(f"its driver is not installed ({missing.name}): pip install -r requirements-{extra}.txt") from None

@@ -103,6 +103,11 @@ class Settings:
         """The largest request body: JSON may escape each byte of a message as six (`\\u00e9`)."""
         return 6 * self.max_message_bytes + 64 * 1024
 
+    @property
+    def max_sealed_bytes(self) -> int:
+        """No envelope is larger: an encrypted document has twice the bytes of a message, a rendering is bounded by itself."""
+        return 2 * self.max_message_bytes + 96 * 1024
+
 
 @dataclass(frozen=True, slots=True)
 class Setting:

@@ -309,6 +309,8 @@ def test_largest_message_must_fit_what_the_server_takes_at_once() -> None:
         put(store, 1, body=Sealed(bytes(packet_bytes // 2 - 4096)))
     with pytest.raises(StartRefused, match="max_allowed_packet"):
         SqlStore(parse_address(url), 64 << 20, largest_bytes=packet_bytes // 2)
+    with pytest.raises(StartRefused, match=r"^MAYFLY_DATABASE_URL: [^\n]*max_allowed_packet"):
+        open_database(Settings(database_url=url, max_message_bytes=packet_bytes // 4))
 
 
 # What is kept
