@@ -20,6 +20,7 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.values import MutexValue, ValueClass
 
+import errors
 from records import CIRCUITS, SECOND, VAULT_NAMES, Circuit, Counts, VaultName
 
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
@@ -27,6 +28,16 @@ SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
 
 METHODS = frozenset(("GET", "HEAD", "POST", "DELETE", "OPTIONS"))
 """Those that an address may take; what else a client may write as a method counts as `other`."""
+
+REASONS = (
+    "Unexpected",
+    *(
+        name
+        for name, kind in vars(errors).items()
+        if isinstance(kind, type) and issubclass(kind, errors.MayflyError) and not issubclass(kind, errors.StartRefused)
+    ),
+)
+"""What a request may be refused for: the errors that are told, and a fault of ours."""
 
 # When each began to be counted is of no use, and several processes together could not tell.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -66,7 +77,7 @@ class StoreFigures:
 
 
 class Metrics:
-    """The counters of one server. Those of all vaults are there from the start, at zero."""
+    """The counters of one server. Those of vaults and reasons begin at zero: Prometheus sees no step from nothing to one."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
@@ -78,8 +89,8 @@ class Metrics:
             registry=self._registry,
         )
         self._duration_of: dict[tuple[str, str, str], Histogram] = {}
-        self._refusals = self._counter("requests_refused", "Requests answered by an error, by its class.", "reason")
-        self._refusals_of: dict[str, Counter] = {}
+        refused = self._counter("requests_refused", "Requests answered by an error, by its class.", "reason")
+        self._refused = {reason: refused.labels(reason) for reason in REASONS}
         created = self._counter("messages_created", "Messages stored.", "vault")
         opened = self._counter(
             "messages_opened", "Messages answered: openings, repeats of one under its lease, readings by GET.", "vault", "kind"
@@ -116,11 +127,8 @@ class Metrics:
         duration.observe(seconds)
 
     def refused(self, reason: str) -> None:
-        """Count a request that was answered by an error; `reason` is the name of the error's class."""
-        refusals = self._refusals_of.get(reason)
-        if refusals is None:
-            refusals = self._refusals_of[reason] = self._refusals.labels(reason)
-        refusals.inc()
+        """Count a request that was answered by an error; `reason` is one of REASONS."""
+        self._refused[reason].inc()
 
     def text(self, stores: Mapping[VaultName, StoreFigures]) -> bytes:
         """All of it in Prometheus's text format, version 0.0.4."""

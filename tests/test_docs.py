@@ -24,14 +24,16 @@ import drafts
 import keyfile
 import messages
 import sanitize
+import server
 import settings
 from errors import SettingRefused
 from mayfly import envelope
-from metrics import Metrics
+from metrics import REASONS, Metrics
 from server import open_vaults
+from storage import sql, valkey_nodes
 from tests.requirements import require_program
 from tests.serving import PROJECT, Served
-from web import admin, bodies, errors, gate, limits
+from web import admin, bodies, errors, gate, limits, rsgi, scrape
 from web.app import build_app
 from web.handlers import Handlers
 from web.limits import Limits
@@ -39,6 +41,7 @@ from web.scrape import Scrape
 
 PAGES = sorted([PROJECT / "README.md", *(PROJECT / "docs").rglob("*.md")])
 HTTP_PAGE = (PROJECT / "docs" / "http.md").read_text()
+OPERATIONS_PAGE = (PROJECT / "docs" / "operations.md").read_text()
 SETTINGS_PAGE = (PROJECT / "docs" / "settings.md").read_text()
 END_OF_BLOCK = "-- end of block --"
 
@@ -145,8 +148,8 @@ def test_every_route_is_documented_and_no_other(tmp_path: Path) -> None:
     keyfile.create(key_file)
     chosen = settings.Settings(key_file=key_file)
     vaults = open_vaults(chosen)
-    scrape = Scrape(vaults, Metrics(), Limits(0), "a token")
-    rules = build_app([Handlers(vault, chosen) for vault in vaults], Limits(0), scrape).url_map.iter_rules()
+    scraped = Scrape(vaults, Metrics(), Limits(0), "a token")
+    rules = build_app([Handlers(vault, chosen) for vault in vaults], Limits(0), scraped).url_map.iter_rules()
     served = {f"{method} {rule.rule}" for rule in rules for method in rule.methods or () if method not in ("HEAD", "OPTIONS")}
     for vault in vaults:
         vault.store.close()
@@ -252,6 +255,36 @@ def test_limits_are_documented_with_the_numbers_that_hold() -> None:
     assert f"more than {bodies.MAX_JSON_DEPTH} levels" in HTTP_PAGE.replace("\n", " ")
     assert admin.SESSION_SECONDS == 30 * 60
     assert "lasts half an hour" in HTTP_PAGE
+
+
+def test_sizes_are_documented_with_the_numbers_that_hold() -> None:
+    """What operators plan by: threads, connections, memory, and how soon a store that failed is tried again."""
+    rows = {row[0]: row[1] for row in _table(OPERATIONS_PAGE, "Sizing", "what")}
+    quick = sum(rsgi._LANES[lane][0] for lane in ("passphrases", "long"))
+    assert f"{quick} for passphrases and what is long" in rows["threads (granian)"]
+    assert f"{sum(threads for threads, _ in rsgi._LANES.values())} more" in rows["threads (granian)"]
+    assert f"up to {sql.CONNECTIONS} for each vault and process" == rows["connections to PostgreSQL, MySQL, MariaDB"]
+    assert f"up to {valkey_nodes.SESSIONS} for" in rows["connections to Valkey"]
+    assert f"{server.CONNECTIONS:,} clients" in rows["file descriptors"]
+    assert f"{rsgi.BODIES_IN_FLIGHT_BYTES >> 20} MiB together" in rows["bodies on their way"]
+    assert "four at once" in rows["passphrases"]
+    assert crypto._ARGON2_AT_ONCE == 4
+    assert "threads = 256\n" in (PROJECT / "gunicorn.conf.py").read_text()
+    assert "up to 256 a worker" in rows["threads (gunicorn)"]
+    assert f"every {['zero', 'one', 'two', 'three'][int(scrape.GOOD_SECONDS)]} seconds" in OPERATIONS_PAGE
+    assert f"{sql._MOST_COUNTED:,} messages" in OPERATIONS_PAGE
+
+
+def test_metrics_and_reasons_named_in_rules_and_tables_exist() -> None:
+    """The figures of a server stand in the table (tests/test_metrics.py); all else on the page is made of these."""
+    part = OPERATIONS_PAGE.split("\n## Metrics\n", 1)[1].split("\n## ", 1)[0]
+    table, rest = part.split("| `mayfly_store_circuit`", 1)
+    known = set(re.findall(r"`(mayfly_\w+)`", table)) | {"mayfly_store_circuit"}
+    used = {name.removesuffix("_bucket") for name in re.findall(r"\bmayfly_[a-z_]+", rest)}
+    assert used <= known
+    matched = {reason for found in re.findall(r'reason=~?"([^"]+)"', rest) for reason in found.split("|")}
+    assert len(matched) >= 7
+    assert matched <= set(REASONS)
 
 
 def test_headers_of_every_answer_are_documented(served: Served) -> None:
