@@ -20,7 +20,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
 from sqlalchemy import create_engine, event
@@ -42,10 +41,10 @@ from records import (
     RowId,
     Sealed,
 )
-from storage.address import Address, Tls
+from storage.address import Address
 from storage.breaker import Breaker
 from storage.deadline import CALL_SECONDS, has_spoken, seconds_left, within
-from storage.sql_session import Engine, Lost, Session, Sql, Unreachable
+from storage.sql_session import Engine, Lost, PasswordWanted, Session, Sql, Unreachable
 
 CONNECTIONS = 10
 """To one store from one process; who finds none free waits for `_POOL_SECONDS`."""
@@ -338,7 +337,10 @@ class SqlStore:
     def _as_ours(self, error: Exception) -> StoreFailed | StoreFull:
         if isinstance(error, DBAPIError) and self._dialect.is_full(error):
             return StoreFull()
-        reason = self._dialect.reason(error) if isinstance(error, DBAPIError) else f"{type(error).__name__}: {error}"
+        if isinstance(error, DBAPIError):
+            reason = self._dialect.reason(error)
+        else:
+            reason = str(error) if isinstance(error, (Unreachable, StartRefused)) else type(error).__name__
         if reason != self._told:
             self._told = reason
             _log.error("the store at %s failed: %s", self._name, reason)
@@ -390,17 +392,17 @@ class SqlStore:
     def _require_closed_door(self) -> None:
         if self._address.tls is None or self._address.tls.certificate is None:
             return
-        weaker: tuple[Tls | None, ...] = (Tls(self._address.tls.ca), None)
-        for tls in weaker:
-            with suppress(StartRefused):
-                self._let_in(replace(self._address, tls=tls))
-                break
-        else:
-            return
-        raise StartRefused(
-            "the database lets in clients that show no certificate; demand one of every connection of this user "
-            "(PostgreSQL: only hostssl with clientcert=verify-full; MySQL: REQUIRE X509)"
-        )
+        for weaker in self._dialect.weaker(self._address):
+            try:
+                self._let_in(weaker)
+            except PasswordWanted:
+                pass
+            except StartRefused:
+                continue
+            raise StartRefused(
+                "the database lets in clients that show no certificate; demand one of every connection of this user "
+                "(PostgreSQL: only hostssl with clientcert=verify-full; MySQL: REQUIRE X509)"
+            )
 
     def _migrate(self, session: Session) -> None:
         migrations = self._dialect.migrations

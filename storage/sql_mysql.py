@@ -11,6 +11,7 @@ import socket
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 import pymysql
@@ -20,7 +21,7 @@ from sqlalchemy.exc import DBAPIError
 
 from errors import StartRefused
 from records import MAX_TRIES, RECEIPT_LIFETIME, Claim, NewRow, Purged, RowId
-from storage.address import Address
+from storage.address import Address, Tls
 from storage.deadline import addresses_of, seconds_left
 from storage.sql_session import OPENINGS_CHARS, ROW_BYTES, SLOTS, Lost, Session, Sql, Unreachable, first_of
 
@@ -180,6 +181,11 @@ class MySQL:
                 connection.close()
             raise _why_not_connected(error) from None
         return connection
+
+    def weaker(self, address: Address) -> tuple[Address, ...]:
+        # What MySQL demands, it demands of an account, whatever the connection; so there is no need to try one in the clear.
+        assert address.tls
+        return (replace(address, tls=Tls(address.tls.ca)),)
 
     def descriptor(self, connection: Any) -> int:
         return int(connection._sock.fileno()) if connection.open else -1

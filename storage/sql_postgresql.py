@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import psycopg
@@ -20,9 +21,9 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from errors import StartRefused
 from records import MAX_TRIES, RECEIPT_LIFETIME, Claim, NewRow, Purged, RowId
-from storage.address import Address
+from storage.address import Address, Tls
 from storage.deadline import addresses_of, seconds_left
-from storage.sql_session import OPENINGS_CHARS, ROW_BYTES, SLICE_BYTES, SLOTS, Lost, Session, Sql, Unreachable
+from storage.sql_session import OPENINGS_CHARS, ROW_BYTES, SLICE_BYTES, SLOTS, Lost, PasswordWanted, Session, Sql, Unreachable
 
 _INTERVAL_SECONDS = 0.1
 _SETTINGS = {
@@ -263,6 +264,12 @@ class PostgreSQL:
         connection.autocommit = True
         return connection
 
+    def weaker(self, address: Address) -> tuple[Address, ...]:
+        # By TLS with the password, as what it shows is seen by the verified server alone; and in the clear without one, as there
+        # anybody may ask for it: that it is asked for tells enough.
+        assert address.tls
+        return replace(address, tls=Tls(address.tls.ca)), replace(address, tls=None, password=None)
+
     def descriptor(self, connection: _Connection) -> int:
         return connection.pgconn.socket
 
@@ -415,7 +422,8 @@ def _why_not_connected(error: psycopg.Error) -> Exception:
         return Unreachable(said)
     if any(sign in said for sign in _LOST):
         return Lost(said)
-    return StartRefused(f"the database does not let us in ({said})")
+    refused = PasswordWanted if "no password supplied" in said else StartRefused
+    return refused(f"the database does not let us in ({said})")
 
 
 def _code(error: DBAPIError) -> str | None:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from sqlalchemy import BigInteger, Connection, LargeBinary, Row, TextClause, bindparam, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+from errors import StartRefused
 from records import MAX_OPENINGS, Claim, Millis, NewRow, Purged, RowId
 from storage.address import Address
 
@@ -33,6 +34,10 @@ class Unreachable(Exception):
 
 class Lost(Unreachable):
     """The database ended the connection before it had let us in."""
+
+
+class PasswordWanted(StartRefused):
+    """The database would have let us in with a password."""
 
 
 class Sql:
@@ -109,6 +114,10 @@ class Engine(Protocol):
 
         Raises Unreachable; StartRefused when somebody is there and this is not the way in.
         """
+
+    def weaker(self, address: Address) -> tuple[Address, ...]:
+        """The same address without its client certificate, in each way in which that may get in. None of them shows a password to
+        anybody but the server that is verified."""
 
     def descriptor(self, connection: Any) -> int:
         """The file descriptor of a driver's connection."""

@@ -276,6 +276,30 @@ def test_last_view_without_a_lease_leaves_the_lease_of_another(store: MessageSto
     assert store.purge(10).bodies == 1
 
 
+def test_last_view_after_a_confirmed_lease_takes_the_body_with_it(store: MessageStore, place: Place) -> None:
+    """At once, although that lease would have lasted longer."""
+    row_id = put(store, views=2)
+    claim(store, row_id, LEASE)
+    assert store.confirm(row_id, LEASE)
+    assert claim(store, row_id) == Claim(0)
+    assert place.bodies() == 0
+    history = store.history(row_id)
+    assert history and history.ended == "spent"
+
+
+def test_body_goes_with_the_lease_that_is_left_when_a_longer_one_was_confirmed(store: MessageStore, clock: SetClock) -> None:
+    row_id = put(store, views=2)
+    claim(store, row_id, LEASE)
+    clock.advance(20 * SECOND)
+    claim(store, row_id, OTHER_LEASE)
+    assert store.confirm(row_id, OTHER_LEASE)
+    clock.advance(LEASE_SECONDS * SECOND - 20 * SECOND - 1)
+    assert store.fetch(row_id, LEASE)
+    assert store.purge(10).bodies == 0
+    clock.advance(1)
+    assert store.purge(10).bodies == 1
+
+
 # Tries of a passphrase
 
 
@@ -709,12 +733,14 @@ def test_racing_confirmations_have_exactly_one_winner(case: Case) -> None:
         assert race(*confirm).count(True) == 1
 
 
-def test_racing_repeats_of_one_lease_use_one_view(case: Case) -> None:
-    """A reader who retries while the first try is still under way."""
+@pytest.mark.parametrize("views", [1, 3])
+def test_racing_repeats_of_one_lease_use_one_view(case: Case, views: int) -> None:
+    """A reader who retries while the first try is still under way; nobody is told that the message is gone."""
     store, other = case.store, case.another()
     for number in range(40):
-        row_id = put(store, number, views=3)
-        assert race(*[lambda of=of, row_id=row_id: claim(of, row_id, LEASE) for of in (store, other) * 3]) == [Claim(2)] * 6
+        row_id = put(store, number, views=views)
+        said = race(*[lambda of=of, row_id=row_id: claim(of, row_id, LEASE) for of in (store, other) * 3])
+        assert said == [Claim(views - 1)] * 6
 
 
 def test_racing_guesses_get_five_tries(case: Case) -> None:

@@ -112,7 +112,8 @@ class EngineProcess:
     def _tell_all(self, number: int) -> None:
         assert self.process
         for pid in (self.process.pid, *self.children()):
-            os.kill(pid, number)
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
 
     def _end(self, number: int) -> None:
         assert self.process
