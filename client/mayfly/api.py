@@ -19,6 +19,10 @@ _CHUNK_BYTES = 64 * 1024
 _NO_MAYFLY = "That is perhaps no Mayfly: is the address right?"
 Progress = Callable[[int], None]
 
+_ANOTHERS_FRAGMENT = (
+    "The part of this link after # belongs to another message. Nothing was used up. Ask the sender for the whole link."
+)
+
 
 class ServerError(Exception):
     """The server refused, or could not be reached; the message says what to do next.
@@ -130,8 +134,7 @@ class Api:
         except ServerError as error:
             if error.status != 403 or proof is None or "tries_left" in error.problem:
                 raise
-            why = "The part of this link after # belongs to another message. Nothing was used up. Ask the sender for the whole link."
-            raise ServerError(403, why, error.problem) from None
+            raise ServerError(403, _ANOTHERS_FRAGMENT, error.problem) from None
         return answer if "document" in answer else _with_message(answer)
 
     def confirm(self, link: Link, lease: str) -> None:
