@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import select
 import sqlite3
 import subprocess
 import sys
@@ -207,6 +208,7 @@ def test_purge_service_logs_in_the_same_form(tmp_path: Path) -> None:
     )
     try:
         assert service.stderr
+        assert select.select([service.stderr], [], [], 60)[0], "it logs nothing"
         line = json.loads(service.stderr.readline())
     finally:
         service.terminate()

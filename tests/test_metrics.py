@@ -360,6 +360,20 @@ def test_store_that_does_not_answer_takes_nothing_from_the_scrape_but_its_own_fi
         slow.answers.set()
 
 
+def test_store_that_fails_after_it_answered_is_told_as_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not with the figures of before."""
+    monkeypatch.setattr("web.scrape.GOOD_SECONDS", 0)
+    store = Reluctant()
+    asked = scraping(tmp_path, open=store)
+    assert ask(asked)("mayfly_store_up", vault="open") == 1
+    store.fails = True
+    deadline = time.monotonic() + 30
+    while (figures := ask(asked))("mayfly_store_up", vault="open"):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert not figures.told("mayfly_store_messages", vault="open")
+
+
 def test_counting_many_messages_keeps_nobody_waiting_for_all_of_it() -> None:
     """Others get the store in between: they are served many times while one count is under way."""
     clock = SetClock()
