@@ -44,7 +44,7 @@ from records import (
 from storage.address import Address
 from storage.breaker import Breaker
 from storage.deadline import CALL_SECONDS, has_spoken, seconds_left, within
-from storage.sql_session import Engine, Lost, PasswordWanted, Session, Sql, Unreachable
+from storage.sql_session import Dialect, Lost, PasswordWanted, Session, Sql, Unreachable
 
 CONNECTIONS = 10
 """To one store from one process; who finds none free waits for `_POOL_SECONDS`."""
@@ -117,7 +117,7 @@ class _Statements:
         self.end_turn = sql("UPDATE mayfly_turns SET until = 0 WHERE name = 'purge' AND holder = :holder")
         self.verifier = sql("SELECT verifier FROM mayfly_keys WHERE id = :key")
         self.new_verifier = sql("INSERT INTO mayfly_keys VALUES (:key, :verifier)")
-        self.health = sql("SELECT n FROM mayfly_messages LIMIT 1")
+        self.health = sql("SELECT slot FROM mayfly_totals WHERE slot = 0")
         self.totals = sql("SELECT sum(bodies) AS bodies, sum(bytes) AS bytes FROM mayfly_totals")
         self.due = sql(
             "SELECT count(*) AS due FROM "
@@ -131,13 +131,7 @@ class SqlStore:
 
     durability: Literal["memory", "disk"] = "disk"
 
-    def __init__(
-        self,
-        address: Address,
-        quota_bytes: int,
-        now: Callable[[], Millis] | None = None,
-        largest_bytes: int = 0,
-    ) -> None:
+    def __init__(self, address: Address, quota_bytes: int, now: Callable[[], Millis] | None = None, largest_bytes: int = 0) -> None:
         """Reach the database at `address` and make its schema; creating stops at `quota_bytes`.
 
         `now` replaces the database's clock; `largest_bytes` is the size of the largest body there will be. If nobody is there, the
@@ -158,7 +152,7 @@ class SqlStore:
         self._preparing = threading.Lock()
         self._prepared = False
         self._closed = False
-        self._told: str | None = None
+        self._told: str | None = None  # the last reason of a failure in the log: an outage is not one line a call
         self._engine = create_engine(
             self._dialect.url,
             creator=lambda: self._dialect.connect(address),
@@ -431,7 +425,7 @@ class _Again(Unreachable):
     """Nothing was done, because others were in the way."""
 
 
-def _dialect(address: Address, own_clock: bool, largest_bytes: int) -> Engine:
+def _dialect(address: Address, own_clock: bool, largest_bytes: int) -> Dialect:
     # Each imports a driver that whoever uses the other need not have.
     if address.engine == "postgresql":
         from storage.sql_postgresql import PostgreSQL

@@ -176,7 +176,7 @@ class MySQL:
             with connection.cursor() as cursor:
                 for setting in _SETTINGS:
                     cursor.execute(setting)
-        except (OSError, pymysql.Error, ValueError, IndexError) as error:
+        except Exception as error:  # what is not a greeting of MySQL's may be anything to the driver
             with suppress(pymysql.Error):
                 connection.close()
             raise _why_not_connected(error) from None
@@ -312,6 +312,7 @@ class MySQL:
             return True
 
     def purge(self, session: Session, slice_rows: int) -> Purged:
+        lapsed = session.changed(self._purge_claims, slice_rows=slice_rows)
         with session.transaction():
             # One more than the slice, to know whether there is more. What somebody reads at this moment is left for the next run.
             due = session.all(self._due, most_rows=slice_rows + 1)
@@ -326,7 +327,6 @@ class MySQL:
             if taken:
                 gone_bytes = sum(row.body_bytes for row in bodies) + len(receipts) * ROW_BYTES
                 session.changed(self._count, bodies=-len(bodies), bytes=-gone_bytes)
-        lapsed = session.changed(self._purge_claims, slice_rows=slice_rows)
         return Purged(len(bodies), len(receipts), len(due) > len(taken) or lapsed == slice_rows)
 
 
@@ -406,6 +406,8 @@ def _tls_context(address: Address) -> ssl.SSLContext | None:
 
 
 def _why_not_connected(error: Exception) -> Exception:
+    if isinstance(error, Unreachable):
+        return error
     code = error.args[0] if isinstance(error, pymysql.Error) and error.args else 0
     causes = [error, getattr(error, "original_exception", None), error.__context__]
     if any(isinstance(cause, TimeoutError) for cause in causes) or code in _LATER:

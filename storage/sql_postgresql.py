@@ -271,7 +271,7 @@ class PostgreSQL:
         return replace(address, tls=Tls(address.tls.ca)), replace(address, tls=None, password=None)
 
     def descriptor(self, connection: _Connection) -> int:
-        return connection.pgconn.socket
+        return -1 if connection.closed else connection.pgconn.socket
 
     def why_unfit(self, session: Session) -> str | None:
         return None
@@ -336,16 +336,25 @@ class PostgreSQL:
         if taken is None or not taken.in_time:
             return None
         if taken.n is not None and lease is None and taken.views_left == 0 and taken.ended is None:
-            session.one(self._retire, n=taken.n)
+            self._retire_later_if_not_now(session, taken.n)
         return Claim(taken.views_left, repeated=taken.n is None)
 
     def confirm(self, session: Session, row_id: RowId, lease: bytes) -> bool:
-        # If this process ends between the two, the purge does the second when the lease would have ended.
         confirmed = session.one(self._confirm, id=row_id, lease=lease)
         if confirmed is None:
             return False
-        session.one(self._retire, n=confirmed.n)
+        self._retire_later_if_not_now(session, confirmed.n)
         return True
+
+    def _retire_later_if_not_now(self, session: Session, n: int) -> None:
+        """With the last view taken, remove the body, or leave it to the purge for when the last lease ends.
+
+        What went before stands, whatever happens here: the purge finds the message when the last lease would have ended.
+        """
+        try:
+            session.one(self._retire, n=n)
+        except DBAPIError:
+            session.connection.invalidate()
 
     def wrong_try(self, session: Session, row_id: RowId) -> int | None:
         tried = session.one(self._wrong, id=row_id)
@@ -355,9 +364,9 @@ class PostgreSQL:
         return session.one(self._burn, id=row_id, receipt=receipt) is not None
 
     def purge(self, session: Session, slice_rows: int) -> Purged:
+        lapsed = session.changed(self._purge_claims, slice_rows=slice_rows)
         purged = session.one(self._purge, slice_rows=slice_rows)
         assert purged
-        lapsed = session.changed(self._purge_claims, slice_rows=slice_rows)
         return Purged(purged.bodies, purged.receipts, purged.more or lapsed == slice_rows)
 
 

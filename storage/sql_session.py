@@ -24,6 +24,8 @@ SLICE_BYTES = 4 * 1024 * 1024
 """How much one slice of the purge deletes, but for a message that is larger by itself: large bodies take long to delete."""
 
 SLOTS = 16
+"""The totals are kept in so many rows, and changes take turns with them, so that they need not wait for one another."""
+
 _slots = itertools.cycle(range(SLOTS))
 _BINARY = {"id", "receipt", "proof", "body", "lease", "key", "verifier", "holder"}
 
@@ -92,17 +94,18 @@ class Session:
         self.connection.exec_driver_sql("COMMIT")
 
     def _run(self, statement: TextClause, values: dict[str, Any]) -> Any:
-        # The totals are kept in several rows, and changes take turns with them, so that they need not wait for one another.
         values["slot"] = next(_slots)
         if self._clock:
             values["now"] = self._clock()
         return self.connection.execute(statement, values)
 
 
-class Engine(Protocol):
+class Dialect(Protocol):
     """What is particular to a database: how it is reached, what its errors mean, its schema, and acts of several steps."""
 
     url: str
+    """How SQLAlchemy calls the database and its driver."""
+
     migrations: tuple[tuple[str, ...], ...]
     """Numbered from 1. Each is done once, under `schema_lock`; where the database cannot take a schema change back, what was done
     of it before is done again."""
