@@ -1,7 +1,7 @@
 """Load at a fixed rate, whatever the answers take: writers, readers, openers, and an account of what they were told.
 
 load = OpenLoop(caddy.client, rate=200)
-load.run(seconds=10)
+load.run(stopped)                               until this event is set
 load.sweep()
 assert load.faults() == [] and load.failures == []
 
@@ -10,6 +10,7 @@ A reader opens with an Idempotency-Key and, if no answer came, asks again with t
 
 from __future__ import annotations
 
+import itertools
 import secrets
 import threading
 import time
@@ -58,13 +59,15 @@ class OpenLoop:
         self._wrong: list[str] = []
         self._readable = ""
 
-    def run(self, seconds: float) -> None:
-        """Send for so long. Every request leaves at its time, unless all threads wait for answers: then the load itself failed."""
+    def run(self, stopped: threading.Event) -> None:
+        """Send until told to stop, and wait for the last answers. A request leaves at its time unless all threads are waiting."""
         self._readable = self._create(views=None).path
         started = time.monotonic()
         with ThreadPoolExecutor(_THREADS) as pool:
             jobs = []
-            for number in range(int(seconds * self._rate)):
+            for number in itertools.count():
+                if stopped.is_set():
+                    break
                 due = started + number / self._rate
                 time.sleep(max(0.0, due - time.monotonic()))
                 jobs.append(pool.submit((self.create, self.open_one, self.read, self.look)[number % 4]))
