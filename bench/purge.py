@@ -7,21 +7,19 @@ from __future__ import annotations
 
 import ctypes
 import json
-import os
 import sys
 import time
-from collections.abc import Iterator
 from statistics import quantiles
 
 import psutil  # type: ignore[import-untyped]
 
-from bench.load import ENVELOPE_BYTES
+from bench.filled import fill
 from messages import PURGE_SLICE_ROWS
-from records import Millis
+from records import SECOND, Millis
 from storage import sqlite
 
 _STORE_BYTES = 16 * 1024**3
-_LIFETIME = 60_000
+_LIFETIME_SECONDS = 60
 _NOW = 1_700_000_000_000
 
 
@@ -29,9 +27,11 @@ def main(rows: int) -> None:
     moment = Millis(_NOW)
     store = sqlite.SqliteStore(None, _STORE_BYTES, lambda: moment)
     idle = psutil.Process().memory_info().rss
-    insert_seconds = _insert(store, rows)
+    began = time.process_time()
+    fill(store, rows, moment, _LIFETIME_SECONDS)
+    insert_seconds = time.process_time() - began
     full = psutil.Process().memory_info().rss
-    moment = Millis(_NOW + _LIFETIME)
+    moment = Millis(_NOW + _LIFETIME_SECONDS * SECOND)
     slices, began = [], time.process_time()
     more = True
     while more:
@@ -54,23 +54,6 @@ def main(rows: int) -> None:
             }
         )
     )
-
-
-def _insert(store: sqlite.SqliteStore, rows: int) -> float:
-    """Seconds to insert `rows` messages of 1,000 bytes, all of them due at one time."""
-    body = os.urandom(ENVELOPE_BYTES)
-
-    def states() -> Iterator[tuple[object, ...]]:
-        for _ in range(rows):
-            yield os.urandom(32), os.urandom(32), _NOW, _NOW + _LIFETIME, None, None, None, _NOW + _LIFETIME
-
-    db = store._db
-    began = time.process_time()
-    db.execute("BEGIN")
-    db.executemany(sqlite._INSERT, states())
-    db.executemany("INSERT INTO bodies VALUES (?, x'', ?)", ((n, body) for n in range(1, rows + 1)))
-    db.execute("COMMIT")
-    return time.process_time() - began
 
 
 if __name__ == "__main__":
