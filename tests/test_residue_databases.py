@@ -157,29 +157,26 @@ def test_postgresql_keeps_ended_messages_in_its_tables_and_wal_beyond_a_vacuum(
     assert share(of_all.envelopes, files(postgresql, TABLE_FILES)) > MOST
 
 
-def test_postgresql_keeps_nothing_after_a_vacuum_full_once_its_wal_is_gone(
-    postgresql: PostgreSQL, lives: Callable[[str], Lives]
+@pytest.mark.parametrize("recycle", ["on", "off"])
+def test_postgresql_keeps_nothing_after_a_vacuum_full_where_its_wal_is_not_recycled(
+    postgresql: PostgreSQL, lives: Callable[[str], Lives], recycle: str
 ) -> None:
-    """The WAL goes with new segments and a checkpoint, unless its segments are used again: so they are by default."""
-    of_all = lives(postgresql.new_database("mayfly_vacuum_full"))
+    """By default segments of the WAL are kept, as they are, to be used again."""
+    postgresql.run(f"ALTER SYSTEM SET wal_recycle = {recycle}")
+    postgresql.run("SELECT pg_reload_conf()")
+    name = f"mayfly_recycle_{recycle}"
+    of_all = lives(postgresql.new_database(name))
     of_all.end()
     for table in TABLES:
-        postgresql.run(f"VACUUM FULL {table}", "mayfly_vacuum_full")
-    _turn_wal_over(postgresql)
-    for pieces in (of_all.envelopes, of_all.hashes):
-        assert share(pieces, files(postgresql, TABLE_FILES)) == 0
-        assert share(pieces, files(postgresql, WAL_FILES)) > MOST
-    postgresql.run("ALTER SYSTEM SET wal_recycle = off")
-    postgresql.run("SELECT pg_reload_conf()")
-    for _ in range(4):  # those that wait to be used again, and the one in use
-        _turn_wal_over(postgresql)
-    assert share(of_all.envelopes | of_all.hashes, files(postgresql)) == 0
-    assert share(of_all.living, files(postgresql, TABLE_FILES)) > ALL, "the check must see what is there"
-
-
-def _turn_wal_over(postgresql: PostgreSQL) -> None:
+        postgresql.run(f"VACUUM FULL {table}", name)
     postgresql.run("SELECT pg_switch_wal()")
     postgresql.run("CHECKPOINT")
+    assert share(of_all.envelopes | of_all.hashes, files(postgresql, TABLE_FILES)) == 0
+    assert share(of_all.living, files(postgresql, TABLE_FILES)) > ALL, "the check must see what is there"
+    if recycle == "on":
+        assert share(of_all.envelopes | of_all.hashes, files(postgresql, WAL_FILES)) > MOST
+    else:
+        assert share(of_all.envelopes | of_all.hashes, files(postgresql)) == 0
 
 
 # MariaDB
