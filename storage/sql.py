@@ -251,7 +251,7 @@ class SqlStore:
         return self._do(lambda session: self._dialect.purge(session, slice_rows))
 
     def tidy(self) -> None:
-        """Nothing: what deletion leaves in the database's own files is for its vacuum or purge threads to overwrite."""
+        """Nothing: no statement overwrites what a database's files and logs keep of deleted rows (docs/threat-model.md)."""
 
     def may_purge(self) -> bool:
         mine = self._do(lambda session: session.changed(self._statements.take_turn, holder=self._holder, turn_ms=_TURN_MS)) == 1
