@@ -317,6 +317,16 @@ def test_nodes_that_start_at_once_on_an_empty_database_all_serve(place: SqlDatab
     assert place.server.run("SELECT count(*) FROM mayfly_totals", "mayfly_together") == [(16,)]
 
 
+def test_stores_that_start_at_the_same_moment_make_the_tables_once(place: SqlDatabase) -> None:
+    for number in range(3):
+        url = new_database(place, f"mayfly_moment_{number}")
+        stores: list[Any] = race(*[lambda url=url: SqlStore(parse_address(url), 1 << 20, SetClock())] * 6)
+        for store in stores:
+            store.health()
+            store.close()
+        assert place.server.run("SELECT version FROM mayfly_schema", f"mayfly_moment_{number}") == [(1,)]
+
+
 def test_tables_of_a_newer_version_are_refused_and_left_alone(place: SqlDatabase) -> None:
     url = new_database(place, "mayfly_newer")
     with by_url(url, SetClock()) as store:
