@@ -1,7 +1,8 @@
 """Messages in SQLite: in this process's memory, or in a file that several processes may share.
 
-One connection, one lock. A message is a small state row beside an immutable body row, so that counting a view or a try does not
-rewrite a megabyte, and works when creating has stopped. Statements are raw: the memory store is the hot path.
+One connection, one lock; in a file, reading has a connection of its own, so that nobody who reads waits for one who waits for the
+disk. A message is a small state row beside an immutable body row, so that counting a view or a try does not rewrite a megabyte, and
+works when creating has stopped. Statements are raw: the memory store is the hot path.
 
 `messages.purge_at` is the next moment at which the purge has something to do with a row: when the message expires, when the
 last lease of a used-up message ends, or, with the body gone, when the receipt ends. A body is there if and only if `ended` is null.
@@ -173,9 +174,11 @@ class SqliteStore:
         self._sure_bytes = 0
         """What is certainly left of the quota in memory, where nobody else writes: to measure it costs a fifth of a put."""
         self._lock = threading.Lock()
+        self._reading = threading.Lock() if path else self._lock
         self._purge_lock: int | None = None
         try:
             self._db = self._open_file(path) if path else self._open()
+            self._reader = self._open_reader() if path else self._db
         except (sqlite3.Error, OSError) as error:
             raise StartRefused(f"{path or 'memory'} cannot be opened as a database ({error})") from None
 
@@ -192,9 +195,7 @@ class SqliteStore:
             os.close(turn)
 
     def _open(self) -> sqlite3.Connection:
-        db = sqlite3.connect(
-            self._path or ":memory:", timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False, cached_statements=64
-        )
+        db = self._connect()
         for name, value in (_FILE_PRAGMAS if self._path else _MEMORY_PRAGMAS).items():
             db.execute(f"PRAGMA {name} = {value}").fetchall()
             (got,) = db.execute(f"PRAGMA {name}").fetchone()
@@ -214,9 +215,22 @@ class SqliteStore:
         db.execute("COMMIT")
         return db
 
+    def _open_reader(self) -> sqlite3.Connection:
+        """A connection that sees what is committed, whatever the other is about to write."""
+        db = self._connect()
+        db.execute("PRAGMA query_only = 1")
+        return db
+
+    def _connect(self) -> sqlite3.Connection:
+        return sqlite3.connect(
+            self._path or ":memory:", timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False, cached_statements=64
+        )
+
     def close(self) -> None:
+        with self._reading:
+            self._reader.close()
         with self._lock:
-            self._db.close()
+            self._db.close()  # the last one empties the log
             if self._purge_lock is not None:
                 os.close(self._purge_lock)
                 self._purge_lock = None
@@ -396,9 +410,9 @@ class SqliteStore:
         return pages * self._page_bytes
 
     def _one(self, statement: str, values: Any) -> Any:
-        with self._lock:
+        with self._reading:
             try:
-                return self._db.execute(statement, values).fetchone()
+                return self._reader.execute(statement, values).fetchone()
             except sqlite3.Error as error:
                 raise _as_ours(error) from error
 
