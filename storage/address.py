@@ -30,6 +30,7 @@ _ENGINES: dict[str, tuple[Engine, int]] = {
     "redis+cluster": ("valkey+cluster", 6379),
 }
 NETWORK_SCHEMES = tuple(_ENGINES)
+_SPECIAL = "in user and password each of / ? # [ ] @ : and % is written as %2F %3F %23 %5B %5D %40 %3A %25"
 _PARAMETERS = {"tls_ca", "tls_certificate", "tls_key", "socket"}
 
 
@@ -65,13 +66,16 @@ class Address:
 
 
 def parse_address(url: str) -> Address:
-    """Take a database URL apart. Raises ValueError, with a text that says what is wrong and holds no password."""
-    parts = urlsplit(url)
+    """Take a database URL apart. Raises ValueError, with a text that says what is wrong and holds no part of user or password."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # which quotes what it could not read
+        raise ValueError(_SPECIAL) from None
     if parts.scheme not in _ENGINES:
         raise ValueError(f"it must begin with sqlite, {', '.join(NETWORK_SCHEMES)}")
     engine, default_port = _ENGINES[parts.scheme]
-    if parts.fragment:
-        raise ValueError("it has a # that is not written as %23")
+    if parts.fragment or "@" in parts.path:  # a password was cut in two, and its beginning taken for a host
+        raise ValueError(_SPECIAL)
     parameters = _parameters(parts.query)
     socket = parameters.get("socket")
     database = unquote(parts.path.removeprefix("/"))
@@ -84,6 +88,8 @@ def parse_address(url: str) -> Address:
     host, port = _host_and_port(parts, default_port)
     if bool(host) == bool(socket):
         raise ValueError("it names either a host or a socket")
+    if socket and len(parameters) > 1:
+        raise ValueError("a socket takes no tls_…: nothing of it passes through a network")
     return Address(
         engine,
         host,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from storage.address import parse_address
 from tests.serving import CreatedMessage, Served
 
 GUARDED = ("guarded", "sealed")
@@ -149,6 +151,12 @@ def test_vault_that_is_off_has_no_addresses(tmp_path: Path) -> None:
         ("MAYFLY_DATABASE_URL", "postgresql://a@db/m?tls_key=/etc/passwd", "go together"),
         ("MAYFLY_DATABASE_URL", "mysql://a@db:99999/m", "no number from 1 to 65535"),
         ("MAYFLY_DATABASE_URL", "valkey+cluster://db/1", "0 for a cluster"),
+        ("MAYFLY_GUARDED_DATABASE_URL", "valkey:///0?socket=/tmp&tls_ca=/etc/passwd", "a socket takes no tls_"),
+        (
+            "MAYFLY_SEALED_DATABASE_URL",
+            "mysql:///m?socket=/tmp&tls_ca=/etc/passwd&tls_certificate=/etc/passwd&tls_key=/etc/passwd",
+            "a socket takes no tls_",
+        ),
     ],
 )
 def test_connection_that_breaks_the_rule_of_its_vault_stops_the_start(tmp_path: Path, setting: str, url: str, why: str) -> None:
@@ -166,3 +174,27 @@ def test_password_of_a_database_stands_in_no_refusal(tmp_path: Path) -> None:
     with pytest.raises(AssertionError):
         served.start()
     assert "hunter2secret" not in served.log()
+
+
+@pytest.mark.parametrize(
+    "password",
+    [
+        "h2[s3cret]x",
+        "h2[s3cret",
+        "h2\uff0fs3cret",
+        "2/s3cret",
+        "2?s3cret",
+        "2#s3cret",
+        "h2/s3cret",
+        "h2:s3cret/",
+        "2/?socket=s3cret",
+    ],
+)
+def test_refusal_of_a_url_shows_nothing_of_its_user_info(password: str) -> None:
+    """Not even where a character that should be written as %… makes another part of it."""
+    for host in ("db", "127.0.0.1:5432"):
+        with pytest.raises(ValueError) as refused:
+            parse_address(f"postgresql://somebody:{password}@{host}/m")
+        assert not set(re.findall(r"\w+", str(refused.value))) & {"somebody", "h2", "s3cret", "x"}
+        assert refused.value.__cause__ is None
+        assert refused.value.__suppress_context__ or refused.value.__context__ is None
