@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from bench import load, report, resources, scale
+from bench import load, report, resources, scale, stores
 from bench.report import Growth, Samples
 from bench.servers import PROJECT, STARTS, BenchFailed, start
 
@@ -19,25 +19,40 @@ READ_LINKS = 1000
 PROGRAMS = {"wrk": "wrk", "redis-server": "redis-server"}
 """Each program, and the Debian package it comes from."""
 PARTS = ("requests", "memory", "rows", "purge", "start", "large")
+STORES_PART = "stores"
+"""Only when it is asked for, and by itself: it needs PostgreSQL and takes as long as all the others."""
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Mayfly against SnapPass and a Flask hello-world.")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to measure; all of it takes 15 minutes")
+    parser.add_argument(
+        "--parts",
+        nargs="+",
+        choices=(*PARTS, STORES_PART),
+        default=PARTS,
+        help="what to measure; all of it takes 20 minutes or more",
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=2, help="how long each operation of a round takes")
     parser.add_argument("--messages", type=int, default=100_000, help="how many to store for the memory they take")
     parser.add_argument("--rows", type=int, default=1_000_000, help="how many a large store holds")
     parser.add_argument("--only", choices=STARTS, help="measure requests and memory of one server alone, without ratios")
     parser.add_argument("--results", type=Path, default=PROJECT / "bench" / "results.json")
+    parser.add_argument("--stores", nargs="+", choices=stores.STORES, default=stores.STORES, help="for the part of that name")
     options = parser.parse_args()
-    servers = [options.only] if options.only else list(STARTS)
+    servers = [options.only] if options.only else [] if STORES_PART in options.parts else list(STARTS)
     needed = [program for program in PROGRAMS if program == "wrk" or "snappass" in servers]
     if missing := [program for program in needed if not shutil.which(program)]:
         print(f"The benchmark needs {' and '.join(missing)}: apt-get install {' '.join(PROGRAMS[name] for name in missing)}")
         return 2
     machine = report.machine()
+    kept = json.loads(options.results.read_text()) if options.results.exists() else {}
     try:
+        if STORES_PART in options.parts:
+            found = stores.measure(options.rows, options.stores)
+            options.results.write_text(json.dumps(kept | {STORES_PART: found}, indent=2, ensure_ascii=False) + "\n")
+            print(stores.show(found))
+            return 0 if found["holds"] else 1
         with tempfile.TemporaryDirectory(prefix="mayfly-bench-") as folder:
             samples, parts = measure(options, servers, Path(folder))
     except BenchFailed as failure:
@@ -45,6 +60,8 @@ def main() -> int:
         return 2
     settings = {name: getattr(options, name) for name in ("rounds", "seconds", "rows")}
     found = report.results(machine, settings, samples, parts)
+    if STORES_PART in kept:
+        found[STORES_PART] = kept[STORES_PART]
     options.results.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n")
     print(report.show(found))
     return 0 if all(row["holds"] for row in found["required"].values()) else 1

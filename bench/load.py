@@ -100,6 +100,7 @@ class Load:
     seconds: float
     p50_ms: float
     p99_ms: float
+    most_ms: float
 
 
 def operation(server: str, name: str) -> Operation:
@@ -140,7 +141,7 @@ def run(
             raise
     if result is None or not result["requests"] or result["wrong"] or result["socket_errors"]:
         raise BenchFailed(f"{operation.title}: {result}")
-    return Load(result["requests"], result["microseconds"] / 1e6, result["p50"] / 1000, result["p99"] / 1000)
+    return Load(result["requests"], result["microseconds"] / 1e6, result["p50"] / 1000, result["p99"] / 1000, result["most"] / 1000)
 
 
 def _script(operation: Operation, folder: Path, enough: int) -> str:
@@ -209,7 +210,8 @@ end
 function done(summary, latency)
     local errors = summary.errors
     local failed = errors.connect + errors.read + errors.write + errors.timeout
-    io.write(string.format('{"requests":%d,"microseconds":%d,"wrong":%d,"socket_errors":%d,"p50":%d,"p99":%d}\\n',
-        summary.requests, summary.duration, threads[1]:get("wrong"), failed, latency:percentile(50), latency:percentile(99)))
+    io.write(string.format('{"requests":%d,"microseconds":%d,"wrong":%d,"socket_errors":%d,"p50":%d,"p99":%d,"most":%d}\\n',
+        summary.requests, summary.duration, threads[1]:get("wrong"), failed,
+        latency:percentile(50), latency:percentile(99), latency.max))
 end
 """

@@ -67,9 +67,9 @@ def measure_purge(folder: Path, rounds: int, seconds: int, rows: int, read_links
             load.run(load.FILLS["mayfly"], server, here, load.FILL_SECONDS, read_links)
             read = load.operation("mayfly", "read")
             idle = load.run(read, server, here, seconds)
-            purge = stack.enter_context(ThreadPoolExecutor(1)).submit(_purge, server, here)
-            during = load.run(read, server, here, PURGE_SECONDS, beside=purge.exception)
-            if (deleted := purge.result()) != rows:
+            purging = stack.enter_context(ThreadPoolExecutor(1)).submit(purge, server, here)
+            during = load.run(read, server, here, PURGE_SECONDS, beside=purging.exception)
+            if (deleted := purging.result()) != rows:
                 raise BenchFailed(f"{deleted} of {rows} messages were purged")
         found.append(
             json.loads(alone.stdout)
@@ -78,7 +78,7 @@ def measure_purge(folder: Path, rounds: int, seconds: int, rows: int, read_links
     return found
 
 
-def _purge(server: Server, folder: Path) -> int:
+def purge(server: Server, folder: Path) -> int:
     """Purge as a script does; returns how many messages went."""
     token = json.loads((folder / "mayfly" / "key.json").read_text())["admin_token"]
     request = urllib.request.Request(f"{server.url}/delete", method="POST", headers={"Authorization": f"Bearer {token}"})

@@ -82,7 +82,7 @@ def start(name: str, folder: Path, commands: Callable[[int, Path], Commands] | N
     Raises BenchFailed with its log if it does not answer.
     """
     folder.mkdir()
-    port = _free_port()
+    port = free_port()
     log = folder / "server.log"
     with ExitStack() as stack:
         processes: list[subprocess.Popen[bytes]] = []
@@ -110,8 +110,19 @@ def filled(rows: int, seconds: int, **settings: str) -> Callable[[int, Path], Co
     return commands
 
 
+def stocked(rows: int, paths: Path, **settings: str) -> Callable[[int, Path], Commands]:
+    """Mayfly with `rows` messages that have expired and as many that have not, as commands to `start`; `paths`: a file for those
+    that can be read."""
+
+    def commands(port: int, folder: Path) -> Commands:
+        (_, environ), *_ = _mayfly(port, folder)
+        return [([sys.executable, "-m", "bench.stocked", str(rows), str(paths)], environ | settings)]
+
+    return commands
+
+
 def _snappass(port: int, folder: Path) -> Commands:
-    redis_port = _free_port()
+    redis_port = free_port()
     redis = ["redis-server", "--port", str(redis_port), "--bind", "127.0.0.1", "--dir", str(folder)]
     gunicorn = [sys.executable, "-m", "gunicorn", "--bind", f"127.0.0.1:{port}", "snappass.main:app"]
     environ = {"REDIS_URL": f"redis://127.0.0.1:{redis_port}", "NO_SSL": "True", "SECRET_KEY": os.urandom(16).hex()}
@@ -152,7 +163,8 @@ def _process(command: list[str], extra: dict[str, str], log: Path) -> Iterator[s
             process.wait()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of loopback on which nobody listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

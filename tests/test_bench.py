@@ -104,7 +104,7 @@ def test_what_is_required_is_judged_round_by_round() -> None:
 
 
 def _sample(cpu_us: float) -> Sample:
-    return Sample(cpu_us, load.Load(1000, 1.0, 1.0, 2.0))
+    return Sample(cpu_us, load.Load(1000, 1.0, 1.0, 2.0, 3.0))
 
 
 def _bench(*arguments: str) -> subprocess.CompletedProcess[str]:
