@@ -159,10 +159,9 @@ def test_who_reads_a_file_does_not_wait_for_who_writes(tmp_path: Path) -> None:
     """A purge holds the store while the disk takes what it wrote; messages can be read all the while."""
     store = opened(tmp_path / "mayfly.db")
     put(store)
-    with store._transaction() as db:
+    with ThreadPoolExecutor(1) as thread, store._transaction() as db:
         db.execute("UPDATE messages SET views_left = 0")
-        with ThreadPoolExecutor(1) as thread:
-            assert thread.submit(store.peek, new_row().id).result(timeout=10)
-            assert thread.submit(store.fetch, new_row().id, None).result(timeout=10)
+        assert thread.submit(store.peek, new_row().id).result(timeout=10)
+        assert thread.submit(store.fetch, new_row().id, None).result(timeout=10)
     assert store.peek(new_row().id) is None
     store.close()
