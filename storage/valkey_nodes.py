@@ -296,7 +296,7 @@ class Node:
 
     def _require_fit(self, session: Session) -> None:
         """Refuse a server that would not keep what it acknowledges. Looked at in every session: servers change while we run."""
-        info, config = session.ask([("INFO",), ("CONFIG", "GET", "append*", "no-appendfsync-on-rewrite")])
+        info, config = session.ask([("INFO",), ("CONFIG", "GET", "append*", "save", "no-appendfsync-on-rewrite")])
         if isinstance(info, ResponseError):
             raise self._refusal(f"the user may not use INFO ({info})")
         told = dict(line.split(":", 1) for line in info.decode().splitlines() if ":" in line)
@@ -313,7 +313,16 @@ class Node:
             raise self._refusal(f"it is {'no' if clustered else 'a'} Cluster: write valkey{'' if clustered else '+cluster'}://")
         if told["role"] != "master" and not clustered:
             raise self._refusal("it is a replica: name its primary")
-        self.durable = _is_durable(config)
+        # Where CONFIG is not allowed nobody can tell.
+        kept = {} if isinstance(config, ResponseError) else dict(zip(config[::2], config[1::2], strict=True))
+        if kept.get(b"save") and kept.get(b"appendonly") == b"no":
+            raise self._refusal(
+                "after a crash it goes back to its last snapshot, and what was opened since opens again: "
+                'set save "" (it keeps nothing) or appendonly yes'
+            )
+        self.durable = kept.get(b"appendonly") == b"yes" and (
+            (kept[b"appendfsync"], kept[b"no-appendfsync-on-rewrite"]) == (b"always", b"no")
+        )
 
     def _require_certificates(self) -> None:
         """Refuse a server that takes clients without a certificate: then it is not mutual TLS, whatever we show."""
@@ -357,14 +366,6 @@ def _why(error: Exception) -> str:
     if isinstance(error, ResponseError):
         return str(error)
     return "it ends the connection at once: does it demand TLS, or a client certificate that it knows?"
-
-
-def _is_durable(config: Any) -> bool:
-    """Whether each write is on the disk before it is acknowledged. Where CONFIG is not allowed nobody can tell: then no."""
-    if isinstance(config, ResponseError):
-        return False
-    told = dict(zip(config[::2], config[1::2], strict=True))
-    return (told.get(b"appendonly"), told.get(b"appendfsync"), told.get(b"no-appendfsync-on-rewrite")) == (b"yes", b"always", b"no")
 
 
 class Nodes:

@@ -273,7 +273,7 @@ def test_valkey_that_keeps_nothing_on_disk_has_nothing_there(lives: Callable[[st
 
 @pytest.mark.parametrize(
     ("settings", "rewrite"),
-    [({"appendonly": "yes", "appendfsync": "always"}, "BGREWRITEAOF"), ({"save": "3600 1"}, "BGSAVE")],
+    [({"appendonly": "yes", "appendfsync": "always"}, "BGREWRITEAOF"), ({}, "BGSAVE")],
     ids=["append-only file", "snapshots"],
 )
 def test_valkey_keeps_ended_messages_on_disk_until_it_writes_anew(

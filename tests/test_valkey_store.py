@@ -227,6 +227,14 @@ def test_server_that_begins_to_drop_messages_is_refused_by_the_next_session(capl
         store.close()
 
 
+def test_server_that_goes_back_to_a_snapshot_is_refused(server: ValkeyServer) -> None:
+    """With an append-only file it does not: that is what it loads."""
+    with ValkeyServer(save="3600 1") as keeper:
+        refused("open", keeper.url, "goes back to its last snapshot, and what was opened since opens again")
+    with ValkeyServer(save="3600 1", appendonly="yes") as keeper:
+        serves(opened_for("open", keeper.url))
+
+
 def test_cluster_and_single_server_are_not_taken_for_one_another(server: ValkeyServer, cluster: ValkeyCluster) -> None:
     refused("open", cluster.url.replace("+cluster", ""), "it is a Cluster: write valkey+cluster://")
     refused("open", server.url.replace("valkey", "valkey+cluster"), "it is no Cluster: write valkey://")
@@ -662,8 +670,8 @@ def act_until(stopped: threading.Event, store: ValkeyStore, seed: int, said: dic
     number = seed
     while not stopped.is_set():
         number += 1000
-        row = real_row(store, number, views=2)
         try:
+            row = real_row(store, number, views=2)
             store.put(row)
         except StoreFailed:
             stopped.wait(0.01)
@@ -917,28 +925,4 @@ def test_replica_that_takes_over_is_found() -> None:
             time.sleep(0.02)
         assert await_service(store, ids[0]) < 2
         assert [claim(store, row_id) for row_id in ids] == [Claim(0)] * len(ids)
-        store.close()
-
-
-# What is left behind
-
-
-def test_deleted_body_stays_in_the_append_only_file_until_that_is_rewritten(clock: SetClock) -> None:
-    """As the threat model says; ciphertext, for which neither database nor key file hold the key."""
-    canary = b"canary in the coal mine"
-    with ValkeyServer(appendonly="yes", appendfsync="always", auto_aof_rewrite_percentage="0") as server:
-        store = opened(server.url, clock)
-        row_id = put(store, body=Sealed(canary * 20))
-        assert claim(store, row_id) == Claim(0)
-        store.tidy()
-
-        def left() -> bool:
-            return any(canary in file.read_bytes() for file in (server.folder / "appendonlydir").iterdir())
-
-        assert left()
-        server.tell("BGREWRITEAOF")
-        deadline = time.monotonic() + 10
-        while left():
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
         store.close()
