@@ -7,7 +7,6 @@ while a statement waits for a lock: whoever had to wait may have come too late. 
 
 from __future__ import annotations
 
-import socket
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -22,7 +21,7 @@ from sqlalchemy.exc import DBAPIError
 from errors import StartRefused
 from records import MAX_TRIES, RECEIPT_LIFETIME, Claim, NewRow, Purged, RowId
 from storage.address import Address, Tls
-from storage.deadline import addresses_of, seconds_left
+from storage.sockets import connected, tls_context
 from storage.sql_session import OPENINGS_CHARS, ROW_BYTES, SLOTS, Lost, Session, Sql, Unreachable, first_of
 
 _SETTINGS = (
@@ -167,12 +166,16 @@ class MySQL:
             autocommit=True,
             client_flag=CLIENT.FOUND_ROWS,
             program_name="mayfly",
-            ssl=_tls_context(address),
+            ssl=tls_context(address.tls) if address.tls else None,
             ssl_disabled=address.tls is None,
             defer_connect=True,
         )
         try:
-            connection.connect(_connected_socket(address))
+            sock = connected(address.host, address.port, address.socket)
+        except OSError as error:
+            raise Unreachable(str(error)) from None
+        try:
+            connection.connect(sock)
             with connection.cursor() as cursor:
                 for setting in _SETTINGS:
                     cursor.execute(setting)
@@ -330,84 +333,11 @@ class MySQL:
         return Purged(len(bodies), len(receipts), len(due) > len(taken) or lapsed == slice_rows)
 
 
-class _Socket(socket.socket):
-    """Waits no longer than the call may take."""
-
-    def recv_into(self, *arguments: Any) -> int:
-        self.settimeout(seconds_left())
-        return super().recv_into(*arguments)
-
-    def sendall(self, *arguments: Any) -> None:
-        self.settimeout(seconds_left())
-        super().sendall(*arguments)
-
-
-class _TlsSocket(ssl.SSLSocket):
-    """Waits no longer than the call may take."""
-
-    def do_handshake(self, block: bool = False) -> None:
-        self.settimeout(seconds_left())
-        super().do_handshake(block)
-
-    def recv_into(self, *arguments: Any) -> int:
-        self.settimeout(seconds_left())
-        return super().recv_into(*arguments)
-
-    def send(self, *arguments: Any) -> int:
-        self.settimeout(seconds_left())
-        return super().send(*arguments)
-
-
 def _millis(moment: str) -> str:
     return f"CAST(floor(unix_timestamp({moment}) * 1000) AS SIGNED)"
 
 
-def _connected_socket(address: Address) -> _Socket:
-    if address.socket:
-        found: list[tuple[int, Any]] = [(socket.AF_UNIX, str(address.socket))]
-    else:
-        hosts = addresses_of(address.host, address.port)
-        found = [(socket.AF_INET6 if ":" in host else socket.AF_INET, (host, address.port)) for host in hosts]
-    refused: OSError | None = None
-    for family, where in found:
-        sock = _Socket(family, socket.SOCK_STREAM)
-        try:
-            if not address.socket:
-                _keep_alive(sock)
-            sock.settimeout(seconds_left())
-            sock.connect(where)
-        except OSError as error:
-            sock.close()
-            refused = error
-        else:
-            return sock
-    raise Unreachable(str(refused)) from None
-
-
-def _keep_alive(sock: socket.socket) -> None:
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 3), ("TCP_KEEPCNT", 3), ("TCP_USER_TIMEOUT", 5000)):
-        if hasattr(socket, name):  # Linux
-            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-
-
-def _tls_context(address: Address) -> ssl.SSLContext | None:
-    if address.tls is None:
-        return None
-    try:
-        context = ssl.create_default_context(cafile=str(address.tls.ca))
-        if address.tls.certificate:
-            context.load_cert_chain(str(address.tls.certificate), str(address.tls.key))
-    except (OSError, ssl.SSLError) as error:
-        raise StartRefused(f"its TLS files cannot be used ({error})") from None
-    context.sslsocket_class = _TlsSocket
-    return context
-
-
 def _why_not_connected(error: Exception) -> Exception:
-    if isinstance(error, Unreachable):
-        return error
     code = error.args[0] if isinstance(error, pymysql.Error) and error.args else 0
     causes = [error, getattr(error, "original_exception", None), error.__context__]
     if any(isinstance(cause, TimeoutError) for cause in causes) or code in _LATER:

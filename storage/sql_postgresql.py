@@ -8,6 +8,8 @@ go on while the statement waits: whoever had to wait may have come too late.
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,14 +17,15 @@ from typing import Any
 
 import psycopg
 from psycopg import waiting
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.generators import connect as connecting
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from errors import StartRefused
 from records import MAX_TRIES, RECEIPT_LIFETIME, Claim, NewRow, Purged, RowId
 from storage.address import Address, Tls
-from storage.deadline import addresses_of, seconds_left
+from storage.deadline import seconds_left
+from storage.sockets import by_address
 from storage.sql_session import OPENINGS_CHARS, ROW_BYTES, SLICE_BYTES, SLOTS, Lost, PasswordWanted, Session, Sql, Unreachable
 
 _INTERVAL_SECONDS = 0.1
@@ -252,10 +255,28 @@ class PostgreSQL:
     # The way to it
 
     def connect(self, address: Address) -> _Connection:
+        _refuse_environment(address)
         try:
-            conninfo = _conninfo(address)
-            pgconn = waiting.wait_conn(connecting(conninfo), interval=_INTERVAL_SECONDS, timeout=seconds_left())
+            if address.socket:
+                connection = self._connect(_conninfo(address, host=str(address.socket), hostaddr=""))
+            else:
+                connection = by_address(
+                    address.host,
+                    address.port,
+                    lambda found: self._connect(_conninfo(address, host=address.host, hostaddr=found)),
+                    Unreachable,
+                )
         except OSError as error:  # its name was not resolved, or not in time
+            raise Unreachable(str(error)) from None
+        if address.socket and not _is_unix(connection.pgconn.socket):  # libpq takes a comma for another host
+            connection.close()
+            raise StartRefused(f"{address.socket} is no path of a Unix socket to libpq")
+        return connection
+
+    def _connect(self, conninfo: str) -> _Connection:
+        try:
+            pgconn = waiting.wait_conn(connecting(conninfo), interval=_INTERVAL_SECONDS, timeout=seconds_left())
+        except OSError as error:
             raise Unreachable(str(error)) from None
         except psycopg.Error as error:
             raise _why_not_connected(error) from None
@@ -393,13 +414,28 @@ def _millis(moment: str) -> str:
     return f"CAST(floor(extract(epoch FROM {moment}) * 1000) AS BIGINT)"
 
 
-def _conninfo(address: Address) -> str:
+def _refuse_environment(address: Address) -> None:
+    """Raise StartRefused where libpq would take from the environment what the address does not say: another way, less TLS.
+
+    A variable whose place is taken by the conninfo is none of those.
+    """
+    said = conninfo_to_dict(_conninfo(address, host="", hostaddr=""))
+    named = {option.envvar.decode(): option.keyword.decode() for option in psycopg.pq.Conninfo.get_defaults() if option.envvar}
+    if taken := sorted(name for name, keyword in named.items() if name in os.environ and keyword not in said):
+        raise StartRefused(f"libpq would take from the environment what the address does not say: unset {', '.join(taken)}")
+
+
+def _conninfo(address: Address, host: str, hostaddr: str) -> str:
     tls = address.tls
     parts: dict[str, Any] = {
+        "host": host,
+        "hostaddr": hostaddr,
         "port": address.port,
         "dbname": address.database,
         "user": address.user,
-        "password": address.password,
+        # An empty one keeps libpq from looking for another, in a variable or in the user's home.
+        "password": address.password or "",
+        "passfile": "/dev/null/none",
         "application_name": "mayfly",
         "client_encoding": "UTF8",
         "options": " ".join(f"-c {name}={value}" for name, value in _SETTINGS.items()),
@@ -410,12 +446,6 @@ def _conninfo(address: Address) -> str:
         "keepalives_interval": 3,
         "keepalives_count": 3,
     }
-    if address.socket:
-        parts["host"] = address.socket
-    else:
-        found = addresses_of(address.host, address.port)
-        parts["host"] = ",".join([address.host] * len(found))
-        parts["hostaddr"] = ",".join(found)
     if tls:
         parts["sslrootcert"] = tls.ca
         if tls.certificate:
@@ -423,6 +453,11 @@ def _conninfo(address: Address) -> str:
         else:
             parts["sslcertmode"] = "disable"  # else libpq would show the one it finds in the user's home
     return make_conninfo("", **{name: str(value) for name, value in parts.items() if value is not None})
+
+
+def _is_unix(descriptor: int) -> bool:
+    with socket.socket(fileno=os.dup(descriptor)) as same:
+        return same.family == socket.AF_UNIX
 
 
 def _why_not_connected(error: psycopg.Error) -> Exception:

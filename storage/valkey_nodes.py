@@ -1,8 +1,4 @@
-"""How the Valkey store reaches its servers: sessions that end in time, a bounded pool of them a server, the map of a Cluster.
-
-The client library (redis-py) packs commands, parses answers and signs in. Whatever waits stands here, because every call must
-end by its deadline, whatever the peer does: the library's timeouts begin anew with every byte, its pools and its map of a
-Cluster wait for locks, and it repeats commands of its own accord, a claim whose answer was lost too.
+"""How the Valkey store reaches its servers: a bounded pool of sessions to each of them, the map of a Cluster.
 
 A command is sent once. It is sent again only where the server said that it did not run: MOVED, ASK, TRYAGAIN, READONLY, NOSCRIPT.
 """
@@ -10,16 +6,14 @@ A command is sent once. It is sent again only where the server said that it did 
 from __future__ import annotations
 
 import logging
-import socket
 import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
-from redis.connection import Connection
 from redis.crc import key_slot
 from redis.exceptions import (
     AskError,
@@ -40,8 +34,9 @@ from errors import StartRefused, StoreFailed, StoreFull
 from records import CIRCUITS, Circuit
 from storage.address import Address, Tls
 from storage.breaker import Breaker
-from storage.deadline import CALL_SECONDS, addresses_of, has_spoken, seconds_left, within
+from storage.deadline import CALL_SECONDS, seconds_left, within
 from storage.valkey_scripts import Script
+from storage.valkey_session import Command, Endpoint, Session, Value
 
 SHARDS = 256
 SESSIONS = 32
@@ -57,139 +52,11 @@ _MAP_SECONDS = 0.2
 
 _log = logging.getLogger("mayfly.storage")
 
-Value = bytes | int | str
-Command = tuple[Value, ...]
 _Answer = TypeVar("_Answer")
-
-
-class Endpoint(NamedTuple):
-    host: str
-    port: int
 
 
 class Unreachable(StoreFailed):
     """Nothing listens, or it does not answer in time. Whatever else keeps a session from being made refuses the start."""
-
-
-class _TimedSocket:
-    """A socket on which each wait ends with the call that it serves. The library's own timeouts are not taken."""
-
-    def __init__(self, inner: socket.socket) -> None:
-        self._inner = inner
-
-    def recv(self, size: int) -> bytes:
-        self._inner.settimeout(seconds_left())
-        return self._inner.recv(size)
-
-    def recv_into(self, buffer: bytearray) -> int:  # by the parser of hiredis, where that is installed
-        self._inner.settimeout(seconds_left())
-        return self._inner.recv_into(buffer)
-
-    def sendall(self, data: bytes) -> None:
-        rest = memoryview(data)
-        while rest:
-            self._inner.settimeout(seconds_left())
-            rest = rest[self._inner.send(rest) :]
-
-    def settimeout(self, seconds: float | None) -> None:
-        pass
-
-    def fileno(self) -> int:
-        return self._inner.fileno()
-
-    def shutdown(self, how: int) -> None:
-        self._inner.shutdown(how)
-
-    def close(self) -> None:
-        self._inner.close()
-
-
-class Session(Connection):
-    """One connection to one server. `reached` says whether anything listened."""
-
-    def __init__(self, endpoint: Endpoint, address: Address, tls: Tls | None) -> None:
-        super().__init__(  # type: ignore[no-untyped-call]
-            host=endpoint.host,
-            port=endpoint.port,
-            db=int(address.database),
-            username=address.user,
-            password=address.password,
-            protocol=2,
-            driver_info=None,
-        )
-        self._address = address
-        self._tls = tls
-        self.reached = False
-
-    def open(self) -> None:
-        self.connect()  # type: ignore[no-untyped-call]
-
-    def end(self) -> None:
-        self.disconnect()  # type: ignore[no-untyped-call]
-
-    def ask(self, commands: Sequence[Command]) -> list[Any]:
-        """Send all `commands` and return the answer to each; what the server refused stands there as a ResponseError."""
-        packed = self.pack_commands(commands)  # type: ignore[no-untyped-call]
-        self.send_packed_command(packed)  # type: ignore[no-untyped-call]
-        return [self._answer() for _ in commands]
-
-    def is_over(self) -> bool:
-        """Whether the server ended it, or sent what nobody asked for."""
-        return self._sock is None or has_spoken(self._sock.fileno())
-
-    def _answer(self) -> Any:
-        try:
-            return self.read_response()
-        except ResponseError as refusal:
-            return refusal
-
-    def _connect(self) -> _TimedSocket:
-        plain = self._connect_plainly()
-        self.reached = True
-        if self._tls is None:
-            return _TimedSocket(plain)
-        try:
-            plain.settimeout(seconds_left())
-            # The context is made anew for every session, so that a renewed certificate is taken from its file.
-            return _TimedSocket(_context(self._tls).wrap_socket(plain, server_hostname=self.host))
-        except BaseException:
-            plain.close()
-            raise
-
-    def _connect_plainly(self) -> socket.socket:
-        if self._address.socket:
-            return _connected(socket.AF_UNIX, str(self._address.socket), seconds_left())
-        places = addresses_of(self.host, self.port)
-        for number, place in enumerate(places, 1):
-            family = socket.AF_INET6 if ":" in place else socket.AF_INET
-            try:
-                return _connected(family, (place, self.port), seconds_left() / (len(places) - number + 1))
-            except OSError:
-                if number == len(places):
-                    raise
-        raise OSError(f"{self.host} has no address")
-
-
-def _connected(family: socket.AddressFamily, place: str | tuple[str, int], seconds: float) -> socket.socket:
-    connection = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        connection.settimeout(seconds)
-        connection.connect(place)
-        if family != socket.AF_UNIX:
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def _context(tls: Tls) -> ssl.SSLContext:
-    """Only the authority that the operator named is believed, not those that the system knows."""
-    context = ssl.create_default_context(cafile=str(tls.ca))
-    if tls.certificate and tls.key:
-        context.load_cert_chain(tls.certificate, tls.key)
-    return context
 
 
 class Node:

@@ -11,7 +11,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,15 +23,16 @@ from database import open_database
 from errors import StartRefused, StoreFailed, StoreFull
 from records import SECOND, Claim, KeyId, Millis, RowId, Sealed, VaultName
 from settings import Settings
-from storage import sql
+from storage import sockets, sql
 from storage.address import parse_address
 from storage.deadline import CALL_SECONDS
 from storage.sql import SqlStore
 from tests.engines.authority import Authority, Certificate
 from tests.engines.mariadb import MariaDB
 from tests.engines.postgresql import PostgreSQL
+from tests.ports import deaf_port
 from tests.serving import PROJECT
-from tests.stores import HOUR, LEASE, NOW, SetClock, SqlDatabase, claim, mariadb, new_place, new_row, put, race
+from tests.stores import HOUR, LEASE, NOW, SetClock, SqlDatabase, claim, mariadb, new_place, new_row, postgresql, put, race
 
 ENGINES = ("postgresql", "mariadb")
 _KINDS: dict[str, type[PostgreSQL] | type[MariaDB]] = {"postgresql": PostgreSQL, "mariadb": MariaDB}
@@ -205,8 +206,14 @@ def test_sealed_vault_takes_no_server_that_lets_in_others_without_a_certificate(
         assert "no certificate" in refusal("sealed", guard.url(guard.authority, mine)), "it lets them in without TLS"
 
 
-def test_looking_for_an_open_door_shows_nobody_the_password(guard: Guard) -> None:
-    """Who sits between us and the database may pretend to be one that asks for it in the clear."""
+def test_looking_for_an_open_door_shows_nobody_the_password(guard: Guard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who sits between us and the database may pretend to be one that asks for it in the clear. libpq knows one from elsewhere."""
+    for file in (tmp_path / ".pgpass", tmp_path / "passwords"):
+        file.write_text("*:*:*:*:correct horse\n")
+        file.chmod(0o600)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("PGPASSFILE", str(tmp_path / "passwords"))
+    monkeypatch.setenv("PGPASSWORD", "correct horse")
     guard.show(guard.authority.server())
     guard.demand("certificate of tls, clear password" if isinstance(guard.server, PostgreSQL) else "nothing")
     url = guard.url(guard.authority, guard.authority.client("mayfly"))
@@ -280,6 +287,61 @@ def test_unix_socket_will_do_for_the_guarded_vault_and_not_for_the_sealed_one(gu
     url = f"{guard.server.scheme}://{owner}@:{guard.server.port}/mayfly_socket?socket={guard.server.folder / path}"
     vault_opens("guarded", url)
     refusal("sealed", url)
+
+
+@pytest.mark.parametrize("guard", ["postgresql"], indirect=True)
+def test_environment_does_not_weaken_what_the_address_says(guard: Guard, monkeypatch: pytest.MonkeyPatch) -> None:
+    """libpq reads it by itself; whatever the address says goes before it."""
+    guard.show(guard.authority.server())
+    guard.demand("nothing")
+    variables = {
+        "PGHOST": "192.0.2.1",
+        "PGHOSTADDR": "127.0.0.1",
+        "PGPORT": "1",
+        "PGUSER": "postgres",
+        "PGDATABASE": "postgres",
+        "PGSSLMODE": "disable",
+        "PGSSLROOTCERT": str(guard.stranger.certificate),
+        "PGOPTIONS": "-c default_transaction_read_only=on",
+    }
+    by_socket = f"postgresql://postgres@:{guard.server.port}/mayfly_guarded?socket={guard.server.folder}"
+    for url, found in ((guard.url(guard.authority), ("127.0.0.1", True)), (by_socket, (None, False))):
+        if url == by_socket:
+            del variables["PGSSLROOTCERT"]
+        with ExitStack() as stores:
+            with monkeypatch.context() as environment:
+                for name, value in variables.items():
+                    environment.setenv(name, value)
+                stores.enter_context(by_url(url, SetClock())).health()
+            assert guard.server.run(
+                "SELECT host(client_addr), ssl FROM pg_stat_activity JOIN pg_stat_ssl USING (pid) WHERE application_name = 'mayfly'"
+            ) == [found]
+
+
+@pytest.mark.parametrize("name", ["PGSERVICE", "PGSSLCERT", "PGSSLMAXPROTOCOLVERSION", "PGREQUIREAUTH", "PGTARGETSESSIONATTRS"])
+def test_variable_by_which_libpq_would_do_what_the_address_does_not_say_is_refused(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "mine")
+    with pytest.raises(StartRefused, match=f"^[^\n]*unset {name}$"):
+        SqlStore(parse_address("postgresql://mayfly@127.0.0.1:1/mayfly"), 64 << 20)
+
+
+def test_path_of_a_socket_leads_to_no_other_host(tmp_path: Path) -> None:
+    """libpq takes a comma for the end of a host."""
+    server = postgresql()
+    folder = tmp_path / "x,127.0.0.1"
+    folder.mkdir()
+    with pytest.raises(StartRefused, match="is no path of a Unix socket"):
+        SqlStore(parse_address(f"postgresql://postgres@:{server.port}/postgres?socket={folder}"), 64 << 20)
+
+
+def test_address_that_hangs_takes_no_time_from_the_other_of_its_host(place: SqlDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+    port = place.server.port
+    with deaf_port(port) as deaf:
+        monkeypatch.setattr(sockets, "addresses_of", lambda host, port: [deaf, "127.0.0.1"])
+        with by_url(place.url.replace("127.0.0.1", "two.example"), SetClock()) as store:
+            assert claim(store, put(store)) == Claim(0)
 
 
 # How the tables come to be

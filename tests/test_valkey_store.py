@@ -20,13 +20,14 @@ from database import MessageStore, open_database
 from errors import StartRefused, StoreFailed, StoreFull
 from records import MAX_TRIES, RECEIPT_LIFETIME, SECOND, Claim, KeyId, Millis, NewRow, Purged, RowId, Sealed
 from settings import Settings
-from storage import valkey, valkey_nodes
+from storage import sockets, valkey, valkey_nodes
 from storage.address import parse_address
 from storage.deadline import CALL_SECONDS, within
 from storage.valkey import ValkeyStore
 from tests.engines.authority import Authority
 from tests.engines.proxy import Fault, FaultyProxy
 from tests.engines.valkey import ValkeyCluster, ValkeyServer
+from tests.ports import deaf_port
 from tests.stores import HOUR, LEASE, LEASE_SECONDS, NOW, OTHER_LEASE, SetClock, claim, new_row, put
 
 MINUTE = 60 * SECOND
@@ -642,6 +643,12 @@ def test_late_answer_is_nobody_elses(server: ValkeyServer, clock: SetClock) -> N
             assert found and found[1] == b"second"
             time.sleep(0.005)
         store.close()
+
+
+def test_address_that_hangs_takes_no_time_from_the_other_of_its_host(server: ValkeyServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    with deaf_port(server.port) as deaf:
+        monkeypatch.setattr(sockets, "addresses_of", lambda host, port: [deaf, "127.0.0.1"])
+        serves(opened(server.url.replace("127.0.0.1", "two.example")))
 
 
 def test_name_that_is_not_resolved_in_time_fails_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
