@@ -515,13 +515,13 @@ def test_nothing_outlives_eight_days_even_if_no_purge_ran_before(store: MessageS
 def test_counts_tell_readable_from_expired_messages(store: MessageStore, clock: SetClock) -> None:
     empty = store.counts()
     for number in range(3):
-        put(store, number, body=Sealed(bytes(10_000)))
+        put(store, number, body=Sealed(bytes(500_000)))
     put(store, 3, expires_at=Millis(NOW + 1))
     claim(store, new_row(0).id)
     clock.advance(1)
     counts = store.counts()
     assert (counts.stored, counts.expired) == (2, 1)
-    assert counts.used_bytes >= empty.used_bytes + 10_000
+    assert counts.used_bytes >= empty.used_bytes + 500_000
     store.purge(10)
     counts = store.counts()
     assert (counts.stored, counts.expired) == (2, 0)
