@@ -16,6 +16,7 @@ from errors import StartRefused
 from records import Circuit, Claim, Counts, KeyId, Millis, NewRow, Purged, Row, RowId, Sealed, VaultName
 from settings import MEMORY_URL, Settings
 from storage.address import Rule, parse_address
+from storage.clocks import since_boot_ms
 from storage.sqlite import SqliteStore
 
 Clock = Callable[[], Millis]
@@ -97,13 +98,8 @@ class MessageStore(Protocol):
 
 def boot_clock() -> Clock:
     """Wall time at this moment, then the time since, whatever the wall clock does. A machine's sleep counts."""
-    since_boot = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-    offset = time.time_ns() - time.clock_gettime_ns(since_boot)
-
-    def now() -> Millis:
-        return Millis((offset + time.clock_gettime_ns(since_boot)) // 1_000_000)
-
-    return now
+    offset_ms = time.time_ns() / 1_000_000 - since_boot_ms()
+    return lambda: Millis(int(offset_ms + since_boot_ms()))
 
 
 def wall_clock() -> Millis:
@@ -122,10 +118,12 @@ _RULES: dict[VaultName, tuple[Rule, str]] = {
 def open_database(settings: Settings, vault: VaultName = "open", now: Clock | None = None) -> MessageStore:
     """Open the store of `vault`; `now` replaces its clock.
 
-    Raises StartRefused, in one line that names the setting, if it cannot be opened or is not reached as the vault demands.
+    Raises StartRefused, in one line that names the setting, if it cannot be opened, is not reached as the vault demands, or is
+    another vault's too.
     """
     url = settings.databases[vault]
     try:
+        _require_own(settings.databases, vault)
         if url == MEMORY_URL:
             return SqliteStore(None, settings.store_bytes, now or boot_clock())
         if url.startswith("sqlite:"):
@@ -140,6 +138,31 @@ def open_database(settings: Settings, vault: VaultName = "open", now: Clock | No
 def setting_of(vault: VaultName) -> str:
     """The name of the setting that says where the messages of `vault` are kept."""
     return "MAYFLY_DATABASE_URL" if vault == "open" else f"MAYFLY_{vault.upper()}_DATABASE_URL"
+
+
+def _require_own(databases: dict[VaultName, str], vault: VaultName) -> None:
+    """Refuse the database of another vault: by the address of the one, messages of the other would be told of, tried and burned.
+
+    Two names of one host, or its socket and its host, are not known for the same.
+    """
+    place = _place(databases[vault])
+    for other, url in databases.items():
+        if other != vault and place is not None and _place(url) == place:
+            raise StartRefused(f"it is the same database as {setting_of(other)}, and each vault needs one of its own")
+
+
+def _place(url: str) -> tuple[object, ...] | None:
+    """What tells one database from another; None for the memory of this process, and where the URL cannot be read."""
+    if url == MEMORY_URL:
+        return None
+    if url.startswith("sqlite:"):
+        return ("sqlite", Path(url.removeprefix("sqlite:///")).resolve())
+    try:
+        address = parse_address(url)
+    except ValueError:
+        return None
+    where = address.socket.resolve() if address.socket else address.host
+    return (address.engine.partition("+")[0], where, address.port, address.database)
 
 
 def _open_network_database(url: str, vault: VaultName, settings: Settings, now: Clock | None) -> MessageStore:

@@ -42,6 +42,16 @@ MIN_LIFETIME_SECONDS = 60
 RECEIPT_LIFETIME = Millis(8 * 24 * 3600 * 1000)
 """How long a receipt answers, from the creation of its message: a day longer than any message lives."""
 
+TRY_LAPSES = Millis(60 * SECOND)
+"""Checking a passphrase takes 3 s at most: a try reserved for longer belonged to a process that was killed over it."""
+
+PURGE_TURN = Millis(25 * SECOND)
+"""For how long whoever purges is the one of those that share a store.
+
+Should that process be lost, another purges within a minute all the same: whoever asks just before this has passed asks again
+after the longest pause between two purges, 30 s, and 5 s are left to the purge itself.
+"""
+
 MAX_VIEWS = 100
 MAX_TRIES = 5
 MAX_OPENINGS = MAX_VIEWS

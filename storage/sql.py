@@ -28,8 +28,10 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, InvalidatePoolError, Prog
 from errors import StartRefused, StoreFailed, StoreFull
 from records import (
     MAX_TRIES,
+    PURGE_TURN,
     RECEIPT_LIFETIME,
     SECOND,
+    TRY_LAPSES,
     Circuit,
     Claim,
     Counts,
@@ -43,6 +45,7 @@ from records import (
 )
 from storage.address import Address
 from storage.breaker import Breaker
+from storage.clocks import CLOCK_SECONDS, since_boot_ms
 from storage.deadline import CALL_SECONDS, has_spoken, seconds_left, within
 from storage.sql_session import Dialect, Lost, PasswordWanted, Session, Sql, Unreachable
 
@@ -56,17 +59,8 @@ _ATTEMPTS = 4
 _START_SECONDS = 60
 """What making the schema may take at the start, with other nodes before it."""
 
-_CLOCK_SECONDS = 5
-"""How long a measurement of the database's clock is good for."""
-
-_TURN_MS = 30 * SECOND
-"""How long the node that purges may be silent before another takes over: the purge runs every 30 s at the least often."""
-
 _TURN_RENEWAL_SECONDS = 10.0
 """How often a purge that takes long renews its turn."""
-
-_TRY_LAPSES = Millis(60 * SECOND)
-"""Checking a passphrase takes 3 s at most: a try reserved for longer belonged to a process that was killed over it."""
 
 _MOST_COUNTED = 100_000
 """Of the messages that wait for the purge; where more do, the others count as stored. To count a million takes a second."""
@@ -103,7 +97,7 @@ class _Statements:
             "UPDATE mayfly_messages SET "
             f"tries_free = CASE WHEN tries_free > 0 THEN tries_free ELSE {MAX_TRIES} - tries_wrong END - 1, tried_at = {{now}} "
             "WHERE id = :id AND expires_at > {now} AND ended IS NULL AND (tries_free > 0 "
-            f"OR (tries_free = 0 AND tries_wrong < {MAX_TRIES} AND tried_at <= {{now}} - {_TRY_LAPSES}))"
+            f"OR (tries_free = 0 AND tries_wrong < {MAX_TRIES} AND tried_at <= {{now}} - {TRY_LAPSES}))"
         )
         self.give_back = sql(
             "UPDATE mayfly_messages SET tries_free = tries_free + 1 "
@@ -191,16 +185,16 @@ class SqlStore:
     def now(self) -> Millis:
         if self._clock:
             return self._clock()
-        if self._offset_ms is None or time.monotonic() - self._measured_at > _CLOCK_SECONDS:
+        if self._offset_ms is None or time.monotonic() - self._measured_at > CLOCK_SECONDS:
             self._do(self._measure_clock)
         assert self._offset_ms is not None
-        return Millis(int(_since_boot_ms() + self._offset_ms))
+        return Millis(int(since_boot_ms() + self._offset_ms))
 
     def _measure_clock(self, session: Session) -> None:
-        asked = _since_boot_ms()
+        asked = since_boot_ms()
         found = session.one(self._statements.time)
         assert found
-        self._offset_ms = found.now - (asked + _since_boot_ms()) / 2
+        self._offset_ms = found.now - (asked + since_boot_ms()) / 2
         self._measured_at = time.monotonic()
 
     # The life of a message
@@ -247,14 +241,14 @@ class SqlStore:
     def purge(self, slice_rows: int) -> Purged:
         if self._turn_kept_at and time.monotonic() - self._turn_kept_at > _TURN_RENEWAL_SECONDS:
             self._turn_kept_at = time.monotonic()
-            self._do(lambda session: session.changed(self._statements.keep_turn, holder=self._holder, turn_ms=_TURN_MS))
+            self._do(lambda session: session.changed(self._statements.keep_turn, holder=self._holder, turn_ms=PURGE_TURN))
         return self._do(lambda session: self._dialect.purge(session, slice_rows))
 
     def tidy(self) -> None:
         """Nothing: no statement overwrites what a database's files and logs keep of deleted rows (docs/threat-model.md)."""
 
     def may_purge(self) -> bool:
-        mine = self._do(lambda session: session.changed(self._statements.take_turn, holder=self._holder, turn_ms=_TURN_MS)) == 1
+        mine = self._do(lambda session: session.changed(self._statements.take_turn, holder=self._holder, turn_ms=PURGE_TURN)) == 1
         self._turn_kept_at = time.monotonic() if mine else 0.0
         return mine
 
@@ -434,10 +428,6 @@ def _dialect(address: Address, own_clock: bool, largest_bytes: int) -> Dialect:
     from storage.sql_mysql import MySQL
 
     return MySQL(own_clock, largest_bytes)
-
-
-def _since_boot_ms() -> float:
-    return time.clock_gettime_ns(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)) / 1_000_000
 
 
 def _row(found: Any) -> Row:

@@ -31,6 +31,7 @@ from records import (
     MAX_TRIES,
     RECEIPT_LIFETIME,
     SECOND,
+    TRY_LAPSES,
     Circuit,
     Claim,
     Counts,
@@ -120,12 +121,10 @@ _KEEP = (
     "WHERE n = :n AND EXISTS (SELECT 1 FROM claims c WHERE c.n = :n AND c.until > :now)"
 )
 _END = f"UPDATE messages SET ended = ?, proof = NULL, purge_at = created_at + {RECEIPT_LIFETIME} WHERE n = ?"
-_TRY_LAPSES = Millis(60 * SECOND)
-"""Checking a passphrase takes 3 s at most: a try reserved for longer belonged to a process that was killed over it."""
 _RESERVE = (
     f"UPDATE messages SET tried_at = :now, tries_free = iif(tries_free > 0, tries_free, {MAX_TRIES} - tries_wrong) - 1 "
     "WHERE id = :id AND expires_at > :now AND ended IS NULL "
-    f"AND (tries_free > 0 OR (tries_free = 0 AND tries_wrong < {MAX_TRIES} AND tried_at <= :now - {_TRY_LAPSES}))"
+    f"AND (tries_free > 0 OR (tries_free = 0 AND tries_wrong < {MAX_TRIES} AND tried_at <= :now - {TRY_LAPSES}))"
 )
 _RETURN = (
     f"UPDATE messages SET tries_free = tries_free + 1 WHERE id = ? AND ended IS NULL AND tries_free + tries_wrong < {MAX_TRIES}"

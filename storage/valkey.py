@@ -19,24 +19,19 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from errors import StoreFailed, StoreFull
-from records import Circuit, Claim, Counts, Ended, KeyId, Millis, NewRow, Purged, Row, RowId, Sealed
+from records import PURGE_TURN, Circuit, Claim, Counts, Ended, KeyId, Millis, NewRow, Purged, Row, RowId, Sealed
 from storage import valkey_scripts as scripts
 from storage.address import Address
+from storage.clocks import CLOCK_SECONDS, since_boot_ms
 from storage.deadline import CALL_SECONDS, seconds_left, within
 from storage.valkey_nodes import SHARDS, Nodes, one_call
 from storage.valkey_scripts import Script
-
-_CLOCK_SECONDS = 5.0
-"""How long the offset of the server's clock from this machine's is believed."""
 
 _MEASURE_SECONDS = 1.0
 """How long the measured memory is believed, with what this process put in since added to it."""
 
 _ROW_BYTES = 1000
 """The most that a message takes beside its body (measured: 670), of which the server's memory takes up to a quarter more."""
-
-_TURN_MILLIS = 35_000
-"""Whoever purges keeps the turn for longer than the longest pause between two purges (30 s)."""
 
 _KEY_MILLIS = 400 * 24 * 3600 * 1000
 """How long the verifier of a key is kept from its last check: longer than a server runs without a restart."""
@@ -59,8 +54,8 @@ class ValkeyStore:
         self.durability: Literal["memory", "disk"] = "memory"
         self._nodes = Nodes(address)
         self._now = now
-        self._clock_offset = 0
-        self._clock_read_at = -_CLOCK_SECONDS
+        self._clock_offset = 0.0
+        self._clock_read_at = -CLOCK_SECONDS
         self._quota_bytes = quota_bytes
         self._used_bytes = 0
         self._added_bytes = 0
@@ -79,16 +74,19 @@ class ValkeyStore:
         return self._nodes.circuit
 
     def now(self) -> Millis:
-        """The time of the servers, from this machine's monotonic clock and an offset that is measured anew every few seconds."""
+        """The time of the servers, measured anew every few seconds. Of a Cluster it is that of any one of them.
+
+        A message begins by this time and ends by that of the server that has it: it lives so much longer or shorter as those two
+        differ (decision 0011).
+        """
         if self._now:
             return self._now()
-        began = time.monotonic()
-        if began - self._clock_read_at >= _CLOCK_SECONDS:
+        if time.monotonic() - self._clock_read_at >= CLOCK_SECONDS:
+            asked = since_boot_ms()
             seconds, micros = self._nodes.ask_any(lambda _: ("TIME",))
-            ended = time.monotonic()
-            self._clock_offset = int(seconds) * 1000 + int(micros) // 1000 - int((began + ended) * 500)
-            self._clock_read_at = ended
-        return Millis(int(time.monotonic() * 1000) + self._clock_offset)
+            self._clock_offset = int(seconds) * 1000 + int(micros) / 1000 - (asked + since_boot_ms()) / 2
+            self._clock_read_at = time.monotonic()
+        return Millis(int(since_boot_ms() + self._clock_offset))
 
     def close(self) -> None:
         try:
@@ -182,7 +180,7 @@ class ValkeyStore:
 
     def may_purge(self) -> bool:
         try:
-            return bool(self._nodes.run(scripts.TAKE_TURN, 0, [_TURN], self._at(), self._token, _TURN_MILLIS))
+            return bool(self._nodes.run(scripts.TAKE_TURN, 0, [_TURN], self._at(), self._token, PURGE_TURN))
         except StoreFailed:  # the server that keeps the turn is lost: two may purge what the others have, nobody must not
             return True
 

@@ -20,11 +20,9 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
-from records import MAX_OPENINGS, MAX_TRIES, RECEIPT_LIFETIME, SECOND
+from records import MAX_OPENINGS, MAX_TRIES, RECEIPT_LIFETIME, SECOND, TRY_LAPSES
 
 _OPENING_CHARS = 14  # 13 digits of milliseconds, until the year 2286, and a comma
-_TRY_LAPSES = 60 * SECOND
-"""Checking a passphrase takes 3 s at most: a try reserved for longer belonged to a process that was killed over it."""
 _BODY_SPARE = 30 * SECOND
 """The purge comes first, at the moment itself; a body's TTL is for when nobody purges, and within a minute as well."""
 _INDEX_LIFETIME = RECEIPT_LIFETIME + 3600 * SECOND
@@ -239,7 +237,7 @@ if not alive() or not free then
     return 0
 end
 if free == 0 then
-    if wrong >= {MAX_TRIES} or tonumber(field('tried_at') or 0) > now - {_TRY_LAPSES} then
+    if wrong >= {MAX_TRIES} or tonumber(field('tried_at') or 0) > now - {TRY_LAPSES} then
         return 0
     end
     free = {MAX_TRIES} - wrong

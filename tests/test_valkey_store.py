@@ -645,6 +645,30 @@ def test_late_answer_is_nobody_elses(server: ValkeyServer, clock: SetClock) -> N
         store.close()
 
 
+def test_time_goes_on_while_the_machine_sleeps(server: ValkeyServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = time.clock_gettime_ns
+
+    def since_boot(clock: int) -> int:
+        return real(clock) + (HOUR * 1_000_000 if clock == time.CLOCK_BOOTTIME else 0)
+
+    store = opened(server.url)
+    before = store.now()
+    monkeypatch.setattr(time, "clock_gettime_ns", since_boot)
+    assert HOUR <= store.now() - before < HOUR + 10 * SECOND
+    store.close()
+
+
+def test_node_that_purges_keeps_its_turn_and_another_takes_over_within_a_minute(server: ValkeyServer, clock: SetClock) -> None:
+    nodes = [opened(server.url, clock) for _ in range(3)]
+    for _ in range(3):
+        assert [node.may_purge() for node in nodes] == [True, False, False]
+        clock.advance(20 * SECOND)
+    clock.advance(5 * SECOND)
+    assert [node.may_purge() for node in nodes[1:]] == [True, False], "25 s of silence, 30 s until the next asks, 5 s for the purge"
+    for node in nodes:
+        node.close()
+
+
 def test_address_that_hangs_takes_no_time_from_the_other_of_its_host(server: ValkeyServer, monkeypatch: pytest.MonkeyPatch) -> None:
     with deaf_port(server.port) as deaf:
         monkeypatch.setattr(sockets, "addresses_of", lambda host, port: [deaf, "127.0.0.1"])

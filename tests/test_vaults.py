@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from database import open_database
+from errors import StartRefused
+from settings import Settings
 from storage.address import parse_address
 from tests.serving import CreatedMessage, Served
 
@@ -167,6 +170,42 @@ def test_connection_that_breaks_the_rule_of_its_vault_stops_the_start(tmp_path: 
     (line,) = served.log().splitlines()
     assert line.startswith(f"mayfly: {setting}: ")
     assert why in line
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("sqlite:///{folder}/a.db", "sqlite:///{folder}/./here/a.db"),
+        ("sqlite:///{folder}/a.db", "sqlite:///{folder}/link.db"),
+        ("postgresql://a@Db/m", "postgresql://b:secret@db:5432/m?tls_ca=/etc/passwd"),
+        ("mysql://a@db/m", "mariadb://b@db/m"),
+        ("valkey://db", "redis+cluster://:x@db:6379/0?tls_ca=/etc/passwd"),
+        ("postgresql:///m?socket={folder}", "postgresql:///m?socket={folder}/here"),
+    ],
+)
+def test_two_vaults_do_not_share_a_database(tmp_path: Path, one: str, other: str) -> None:
+    """By whatever user, and however it is written; the line names both settings."""
+    (tmp_path / "link.db").symlink_to(tmp_path / "a.db")
+    (tmp_path / "here").symlink_to(tmp_path)
+    urls = [url.format(folder=tmp_path) for url in (one, other)]
+    for first, second in (urls, reversed(urls)):
+        with pytest.raises(StartRefused) as refused:
+            open_database(Settings(database_url=first, guarded_database_url=second))
+        line = "MAYFLY_DATABASE_URL: it is the same database as MAYFLY_GUARDED_DATABASE_URL, and each vault needs one of its own"
+        assert str(refused.value) == line
+
+
+def test_server_does_not_start_with_one_database_for_two_vaults(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'one.db'}"
+    served = Served(tmp_path, MAYFLY_GUARDED_DATABASE_URL=url, MAYFLY_SEALED_DATABASE_URL=url)
+    with pytest.raises(AssertionError):
+        served.start()
+    assert served.log().startswith("mayfly: MAYFLY_GUARDED_DATABASE_URL: it is the same database as MAYFLY_SEALED_DATABASE_URL")
+
+
+def test_databases_of_one_server_are_told_apart() -> None:
+    numbers = Settings(database_url="valkey://127.0.0.1:1/1", guarded_database_url="valkey://127.0.0.1:1/2?tls_ca=/etc/passwd")
+    open_database(numbers).close()
 
 
 def test_password_of_a_database_stands_in_no_refusal(tmp_path: Path) -> None:
