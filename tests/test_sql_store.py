@@ -224,10 +224,14 @@ def test_looking_for_an_open_door_shows_nobody_the_password(guard: Guard, tmp_pa
 
 
 class Wire:
-    """Forwards connections to `port` of loopback one after the other, and notes what the client sends."""
+    """Forwards connections to `port` of loopback one after the other, and notes what the client sends.
+
+    Once the client has sent `loses_answer_to`, the connection ends instead of the answer to it: once.
+    """
 
     def __init__(self, port: int) -> None:
         self._target = port
+        self.loses_answer_to = b""
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         self.sent: list[bytes] = []
@@ -239,18 +243,24 @@ class Wire:
             while True:
                 client = self._listener.accept()[0]
                 with client, socket.create_connection(("127.0.0.1", self._target)) as server:
-                    answering = threading.Thread(target=self._forward, args=(server, client, []))
+                    answering = threading.Thread(target=self._forward, args=(server, client))
                     answering.start()
-                    self._forward(client, server, self.sent)
+                    self._forward(client, server)
                     answering.join()
 
-    def _forward(self, source: socket.socket, target: socket.socket, noted: list[bytes]) -> None:
+    def _forward(self, source: socket.socket, target: socket.socket) -> None:
+        from_client = target.getpeername()[1] == self._target
         with suppress(OSError):
             while data := source.recv(65536):
-                noted.append(data)
+                if from_client:
+                    self.sent.append(data)
+                elif self.loses_answer_to and self.loses_answer_to in self.sent[-1]:
+                    self.loses_answer_to = b""
+                    break
                 target.sendall(data)
-        with suppress(OSError):
-            target.shutdown(socket.SHUT_WR)
+        for end in (source, target):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_WR)
 
     def __enter__(self) -> Wire:
         return self
@@ -900,6 +910,20 @@ def test_peer_that_never_answers_keeps_nobody_longer_than_a_call_may_take(tmp_pa
         assert all(CALL_SECONDS - 0.1 < seconds < CALL_SECONDS + SLACK_SECONDS for seconds in waited), (name, waited)  # type: ignore[attr-defined]
 
 
+def test_claim_whose_answer_was_lost_is_not_made_again(place: SqlDatabase) -> None:
+    """It took the view: asked again, it would take the next one."""
+    with (
+        Wire(place.server.port) as wire,
+        by_url(place.url.replace(f":{place.server.port}/", f":{wire.port}/"), SetClock()) as store,
+    ):
+        row_id = put(store, views=3)
+        wire.loses_answer_to = b"mayfly_claims" if isinstance(place.server, PostgreSQL) else b"COMMIT"
+        with pytest.raises(StoreFailed):
+            claim(store, row_id)
+        row = store.peek(row_id)
+        assert row and (row.views_left, len(row.openings)) == (2, 1)
+
+
 @pytest.mark.parametrize("how", ["stopped", "locked"])
 def test_slow_database_is_given_up_in_time_and_its_late_answer_reaches_nobody(own_server: PostgreSQL | MariaDB, how: str) -> None:
     with by_url(own_server.url("mayfly_own"), SetClock()) as store:
@@ -960,6 +984,7 @@ def test_circuit_opens_and_calls_fail_at_once_while_it_is(own_server: PostgreSQL
 def test_connections_are_bounded_and_who_finds_none_free_is_told_soon(place: SqlDatabase, store: SqlStore) -> None:
     row_id = put(store, views=None)
     refused: list[float] = []
+    counted: list[int] = []
 
     def take() -> None:
         started = time.monotonic()
@@ -969,13 +994,24 @@ def test_connections_are_bounded_and_who_finds_none_free_is_told_soon(place: Sql
             refused.append(time.monotonic() - started)
 
     with held(place, "UPDATE mayfly_messages SET tried_at = 1", 2.5):
+        counting = threading.Timer(0.5, lambda: counted.append(connections_to(place)))
+        counting.start()
         race(*[take] * 40)
+        counting.join()
+    assert counted[0] <= sql.CONNECTIONS
     assert len(refused) == 40
     assert max(refused) < CALL_SECONDS + SLACK_SECONDS
     assert store._engine.pool.checkedout() == 0  # type: ignore[attr-defined]
     assert store._engine.pool.size() == sql.CONNECTIONS  # type: ignore[attr-defined]
     await_return(store)
     assert all(race(*[lambda: store.peek(row_id)] * 40))
+
+
+def connections_to(place: SqlDatabase) -> int:
+    """How many connections of our user the server has."""
+    if isinstance(place.server, PostgreSQL):
+        return int(place.run("SELECT count(*) FROM pg_stat_activity WHERE usename = 'mayfly'")[0][0])
+    return int(place.run("SELECT count(*) FROM information_schema.processlist WHERE user = 'mayfly'")[0][0])
 
 
 def test_failures_are_told_without_what_was_stored(place: SqlDatabase, store: SqlStore, caplog: pytest.LogCaptureFixture) -> None:
