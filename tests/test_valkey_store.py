@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -777,10 +777,65 @@ def clustered(cluster: ValkeyCluster) -> Iterator[Clustered]:
     store.close()
 
 
+@pytest.fixture(scope="module")
+def tls_cluster(authority: Authority) -> Iterator[ValkeyCluster]:
+    with ValkeyCluster(authority) as running:
+        yield running
+
+
+@contextmanager
+def configured(servers: list[ValkeyServer], **settings: str) -> Iterator[None]:
+    """Servers with other settings, and afterwards with their own again."""
+    names = {name.replace("_", "-"): value for name, value in settings.items()}
+    before = [server.tell("CONFIG", "GET", *names) for server in servers]
+    try:
+        for server in servers:
+            server.tell("CONFIG", "SET", *chain(*names.items()))
+        yield
+    finally:
+        for server, told in zip(servers, before, strict=True):
+            server.tell("CONFIG", "SET", *told)
+
+
+def test_every_server_of_a_cluster_is_reached_by_mutual_tls(tls_cluster: ValkeyCluster, authority: Authority) -> None:
+    store = opened_for("sealed", tls_cluster.url_with(authority, authority.client("mayfly")))
+    now = store.now()
+    for ids in ids_by_server(tls_cluster).values():
+        store.put(new_row(id=ids[0], created_at=now, expires_at=Millis(now + HOUR)))
+        assert claim(store, ids[0]) == Claim(0)
+    store.close()
+    refused("guarded", tls_cluster.url_with(authority), "cannot be used: ")
+    with configured(tls_cluster.servers, tls_auth_clients="no"):
+        serves(opened_for("guarded", tls_cluster.url_with(authority)))
+
+
+def test_one_server_of_a_cluster_that_takes_clients_without_a_certificate_is_refused(
+    tls_cluster: ValkeyCluster, authority: Authority
+) -> None:
+    with configured(tls_cluster.servers[2:], tls_auth_clients="no"):
+        url = tls_cluster.url_with(authority, authority.client("mayfly"))
+        refused("sealed", url, f":{tls_cluster.servers[2].port} cannot be used: it takes clients without a certificate")
+
+
+def test_server_that_a_cluster_announces_by_a_name_that_its_certificate_has_not_is_refused(
+    tls_cluster: ValkeyCluster, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever can say where a shard is could lead us anywhere otherwise."""
+    monkeypatch.setattr(sockets, "addresses_of", lambda host, port: ["127.0.0.1"])
+    announced = {"cluster_announce_hostname": "elsewhere.example", "cluster_preferred_endpoint_type": "hostname"}
+    with configured(tls_cluster.servers, **announced):
+        deadline = time.monotonic() + 10
+        while str(tls_cluster.servers[0].tell("CLUSTER", "SLOTS")).count("elsewhere.example") < 3:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        url = tls_cluster.url_with(authority, authority.client("mayfly"))
+        refused("sealed", url, "cannot be used: its certificate is not accepted (Hostname mismatch")
+
+
 def ids_by_server(cluster: ValkeyCluster) -> dict[int, list[RowId]]:
     """Row ids, one of each shard, by the number of the server that has them."""
     found: dict[int, list[RowId]] = {number: [] for number in range(len(cluster.servers))}
-    ports = {server.port: number for number, server in enumerate(cluster.servers)}
+    ports = {server.plain_port: number for number, server in enumerate(cluster.servers)}
     ranges = next(server for server in cluster.running()).tell("CLUSTER", "SLOTS")
     for shard in range(valkey_nodes.SHARDS):
         slot = key_slot(b"%02x" % shard)

@@ -30,9 +30,18 @@ _READY = "Ready to accept connections"
 
 
 class ValkeyServer(EngineProcess):
-    """One server. `settings` are those of its configuration file, with _ for -."""
+    """One server. `settings` are those of its configuration file, with _ for -.
 
-    def __init__(self, tls: Certificate | None = None, clients_authority: Path | None = None, **settings: str) -> None:
+    By TLS it has no other port, but as a `peer` in a Cluster, where it shows that certificate to the others.
+    """
+
+    def __init__(
+        self,
+        tls: Certificate | None = None,
+        clients_authority: Path | None = None,
+        peer: Certificate | None = None,
+        **settings: str,
+    ) -> None:
         super().__init__("valkey")
         self._program = shutil.which("valkey-server") or shutil.which("redis-server")
         require(self._program, "valkey-server or redis-server (apt-get install valkey-server, or redis-server)")
@@ -56,6 +65,13 @@ class ValkeyServer(EngineProcess):
             }
         else:
             self._settings["port"] = str(self.port)
+        if peer:
+            self._settings |= {
+                "port": str(free_port()),
+                "tls-cluster": "yes",
+                "tls-client-cert-file": str(self.copy_in(peer.certificate, "peer.pem", 0o600)),
+                "tls-client-key-file": str(self.copy_in(peer.key, "peer.key", 0o600)),
+            }
         self._settings |= {name.replace("_", "-"): value for name, value in settings.items()}
         self._starts = 0
         self.start()
@@ -82,9 +98,14 @@ class ValkeyServer(EngineProcess):
     def is_serving(self) -> bool:
         return self.log_file.read_text(errors="replace").count(_READY) == self._starts
 
+    @property
+    def plain_port(self) -> int:
+        """The port without TLS; 0 if there is none."""
+        return int(self._settings["port"])
+
     def client(self) -> Redis:
-        """The library's own client, to look at what is there, of a server without TLS."""
-        return Redis(port=self.port, protocol=2, retry=Retry(NoBackoff(), 0), socket_timeout=30)
+        """The library's own client, to look at what is there, by the port without TLS."""
+        return Redis(port=self.plain_port, protocol=2, retry=Retry(NoBackoff(), 0), socket_timeout=30)
 
     def tell(self, *command: Any) -> Any:
         client = self.client()
@@ -100,9 +121,13 @@ class ValkeyServer(EngineProcess):
 
 
 class ValkeyCluster:
-    """Three servers that share the slots; those of one that is lost are refused, while the others go on."""
+    """Three servers that share the slots; those of one that is lost are refused, while the others go on.
 
-    def __init__(self, **settings: str) -> None:
+    With an `authority` they speak TLS to each other and to clients, and demand certificates.
+    """
+
+    def __init__(self, authority: Authority | None = None, **settings: str) -> None:
+        self._certificates = (authority.server(), authority.certificate, authority.client("peer")) if authority else ()
         self._settings = {
             "cluster_enabled": "yes",
             "cluster_node_timeout": "1000",
@@ -129,7 +154,7 @@ class ValkeyCluster:
         return replica
 
     def _new_server(self, bus_port: str) -> ValkeyServer:
-        self.servers.append(ValkeyServer(cluster_port=bus_port, **self._settings))
+        self.servers.append(ValkeyServer(*self._certificates, cluster_port=bus_port, **self._settings))
         return self.servers[-1]
 
     def _introduce(self, server: ValkeyServer) -> None:
@@ -137,7 +162,11 @@ class ValkeyCluster:
 
     @property
     def url(self) -> str:
-        return f"valkey+cluster://127.0.0.1:{self.servers[0].port}"
+        return self.servers[0].url.replace("valkey:", "valkey+cluster:")
+
+    def url_with(self, authority: Authority, client: Certificate | None = None) -> str:
+        """By TLS, as a server's."""
+        return self.servers[0].url_with(authority, client).replace("valkey:", "valkey+cluster:")
 
     def wait_until(self, done: Callable[[Mapping[str, str]], bool]) -> None:
         """Wait until all servers that run tell of themselves, by CLUSTER INFO, what `done` waits for."""
