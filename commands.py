@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,7 +12,8 @@ import click
 import keyfile
 import messages
 from database import MessageStore, open_database
-from errors import StartRefused
+from errors import StartRefused, StoreFailed
+from records import VaultName
 from settings import MEMORY_URL, Settings
 
 
@@ -36,14 +37,14 @@ def build_commands(serve: Callable[[], None], purge_until_stopped: Callable[[Seq
     def purge(every: int | None) -> None:
         """Remove what has expired from the stores, once (for cron) or again and again (as a service of its own)."""
         settings = Settings.from_environ(os.environ)
-        stores = [open_database(settings, vault) for vault, url in settings.databases.items() if url != MEMORY_URL]
+        stores = {vault: open_database(settings, vault) for vault, url in settings.databases.items() if url != MEMORY_URL}
         if not stores:
             raise StartRefused("the memory store lives inside the server, which purges it; POST /delete asks it to")
         if every is None:
-            click.echo(f"purged {sum(map(messages.purge, stores))}")
+            _purge_once(stores)
         else:
-            purge_until_stopped(stores, every)
-        for store in stores:
+            purge_until_stopped(list(stores.values()), every)
+        for store in stores.values():
             store.close()
 
     @cli.group()
@@ -75,6 +76,19 @@ def build_commands(serve: Callable[[], None], purge_until_stopped: Callable[[Seq
         click.echo(f"dropped {key_id}")
 
     return cli
+
+
+def _purge_once(stores: Mapping[VaultName, MessageStore]) -> None:
+    """Purge each store; those whose database is down take nothing from the others. Raises StartRefused at the end."""
+    bodies, down = 0, []
+    for vault, store in stores.items():
+        try:
+            bodies += messages.purge(store)
+        except StoreFailed:
+            down.append(vault)
+    click.echo(f"purged {bodies}")
+    if down:
+        raise StartRefused(f"not purged, as its database does not answer: the {' and the '.join(down)} vault")
 
 
 def _key_path() -> Path:

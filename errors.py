@@ -29,9 +29,10 @@
     │   ├── TooManyCreates
     │   ├── TooManySignIns
     │   └── TriesInUse            all tries of a passphrase are reserved at this moment
-    └── Unavailable             our fault; nothing was lost or used up, trying again is right
+    └── Unavailable             our fault; trying again is right
         ├── StoreFull
-        ├── StoreFailed           the store does not answer, or not in time
+        ├── StoreFailed           the store does not answer, or not in time; what it was asked may have been done
+        │   └── StoreBusy           it was not asked: no connection was free, or the time was up
         ├── KeyMissing            the key this message was sealed with is not, or not the same, in key.json
         └── Damaged               what is stored does not verify
 
@@ -257,10 +258,17 @@ class StoreFull(Unavailable):
 
 
 class StoreFailed(Unavailable):
-    """The store does not answer, or not in time."""
+    """The store does not answer, or not in time.
+
+    What it was asked may have been done: a reader who sent an Idempotency-Key gets the message by asking again.
+    """
 
     def __init__(self) -> None:
         super().__init__("The message store does not answer. Try again shortly.")
+
+
+class StoreBusy(StoreFailed):
+    """The store was not asked: no connection to it was free, or this request had no time left for another call."""
 
 
 class KeyMissing(Unavailable):

@@ -45,6 +45,9 @@ def create_app(settings: Settings | None = None, now: Clock | None = None) -> Ga
     log_to_stderr(settings)
     metrics = Metrics()
     vaults = open_vaults(settings, now, metrics)
+    for vault in vaults:
+        if vault.name in settings.on_network:
+            atexit.register(vault.store.close)  # runs after what is registered later: the purge has stopped by then
     if settings.purge_seconds:
         purge = PurgeScheduler([vault.store for vault in vaults], settings.purge_seconds, [vault.metrics for vault in vaults])
         purge.start()

@@ -89,6 +89,11 @@ class Settings:
         return MEMORY_URL in self.databases.values()
 
     @property
+    def on_network(self) -> frozenset[VaultName]:
+        """The vaults whose database is another process, and may be slow or down."""
+        return frozenset(name for name, url in self.databases.items() if not url.startswith("sqlite:"))
+
+    @property
     def databases(self) -> dict[VaultName, str]:
         """The vaults that this server has, each with the URL of its database."""
         urls: dict[VaultName, str] = {

@@ -23,9 +23,9 @@ from pybreaker import (
     CircuitMemoryStorage,
 )
 
-from errors import StoreFailed, StoreFull
+from errors import StoreBusy, StoreFailed, StoreFull
 from records import Circuit
-from storage.deadline import CALL_SECONDS
+from storage.deadline import CALL_SECONDS, spending
 
 FAILURES = 3
 """So many failures in a row open the circuit."""
@@ -45,7 +45,7 @@ class Breaker:
         self._circuit = CircuitBreaker(
             fail_max=FAILURES,
             reset_timeout=RETRY_SECONDS,
-            exclude=[StoreFull],
+            exclude=[StoreFull, StoreBusy],
             listeners=[_Log()],
             state_storage=_Storage(STATE_CLOSED),
             name=name,
@@ -62,14 +62,14 @@ class Breaker:
         """Surround a call to the store; yields how many seconds it may take.
 
         Raises StoreFailed at once while the circuit is open, but for one call at a time that tries whether the store is back.
-        Whatever is raised within, other than StoreFull, counts as a failure.
+        Whatever is raised within, other than StoreFull and StoreBusy, counts as a failure. Raises StoreBusy too.
         """
         trial = self.state != STATE_CLOSED
         if trial and not self._trial.acquire(blocking=False):
             raise StoreFailed
         try:
             # `CircuitBreaker.call` would hold its lock while the store answers, and so send one call after the other.
-            with self._circuit.calling():
+            with spending(), self._circuit.calling():
                 yield _TRIAL_SECONDS if trial else CALL_SECONDS
         except CircuitBreakerError:
             raise StoreFailed from None

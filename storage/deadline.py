@@ -1,4 +1,4 @@
-"""How long a call to a database may still take, known to every socket that serves it, whatever the other side does.
+"""How long a call to a database may take, and how many one request may make, whatever the other side does.
 
 A timeout for each `recv` bounds nothing: a peer that sends a byte a second keeps it from ever running out. So a call has one
 moment at which it ends, and each wait within it is only as long as what is left.
@@ -14,10 +14,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-CALL_SECONDS = 1.5
-"""The longest that a call takes in all: waiting for a connection, connecting, asking, reading the answer.
+from errors import StoreBusy
 
-A request that meets a database that does not answer is itself answered within two seconds.
+CALL_SECONDS = 1.4
+"""The longest that a call takes in all: waiting for a connection, connecting, asking, reading the answer."""
+
+BEGIN_SECONDS = 0.5
+"""A request that has spent more than this on its calls so far, and on waiting for its turn, begins no other.
+
+So it is answered within two seconds, and a call that it does begin, a claim above all, has its full time.
 """
 
 _call = threading.local()
@@ -33,6 +38,32 @@ def within(seconds: float) -> Iterator[None]:
         yield
     finally:
         _call.ends = outer
+
+
+@contextmanager
+def one_request(waited: float) -> Iterator[None]:
+    """The calls that this thread makes in here are one request's, which has waited so many seconds for its turn."""
+    _call.spent = waited
+    try:
+        yield
+    finally:
+        _call.spent = None
+
+
+@contextmanager
+def spending() -> Iterator[None]:
+    """A call of this thread's request, if there is one. Raises StoreBusy when it has spent too much to begin another."""
+    spent: float | None = getattr(_call, "spent", None)
+    if spent is None:
+        yield
+        return
+    if spent > BEGIN_SECONDS:
+        raise StoreBusy
+    began = time.monotonic()
+    try:
+        yield
+    finally:
+        _call.spent = spent + time.monotonic() - began
 
 
 def seconds_left() -> float:

@@ -24,8 +24,9 @@ from typing import Any, Literal, TypeVar
 
 from sqlalchemy import create_engine, event
 from sqlalchemy.exc import DBAPIError, IntegrityError, InvalidatePoolError, ProgrammingError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from errors import StartRefused, StoreFailed, StoreFull
+from errors import StartRefused, StoreBusy, StoreFailed, StoreFull
 from records import (
     MAX_TRIES,
     PURGE_TURN,
@@ -291,6 +292,8 @@ class SqlStore:
                     with suppress(_Again):
                         return self._attempt(act)
                 return self._attempt(act)
+            except PoolTimeout:
+                raise StoreBusy from None
             except _FAILURES as error:
                 raise self._as_ours(error) from None
 

@@ -18,7 +18,7 @@ import pytest
 from tests.engines.proxy import FAULTS, Fault, FaultyProxy
 from tests.racing import Line, connections, request
 from tests.serving import CreatedMessage, Served
-from tests.stores import new_place
+from tests.stores import new_place, postgresql
 
 NETWORK_STORES = ("postgresql", "mariadb", "valkey")
 SECONDS = 2.0
@@ -108,6 +108,55 @@ def test_every_request_is_answered_in_time_and_the_other_vault_never_notices(fau
     for message in messages[1 if burned else 0 :]:
         assert served.http.post(message.path, headers=KEY).status_code == 200
         assert served.http.post(message.path).status_code == 404
+
+
+def test_slow_database_costs_no_view_and_no_request_more_than_two_seconds(faulty: Faulty) -> None:
+    """Each answer of the database comes 0.9 s late: a claim is not begun that could not be awaited."""
+    served, proxy = faulty.served, faulty.proxy
+    message = served.create("slowly", views=1)
+    locked = served.create("slowly, with a passphrase", views=1, passphrase="right")
+    proxy.slow_seconds = 0.9
+    proxy.fault = "slow"
+    try:
+        opened, seconds = timed(served.url, "POST", message.path)
+        with_passphrase, seconds_too = timed(served.url, "POST", locked.path, json={"passphrase": "right"})
+    finally:
+        proxy.slow_seconds = 5.0
+        proxy.fault = None
+    assert (opened.status_code, with_passphrase.status_code) == (503, 503)
+    assert max(seconds, seconds_too) < SECONDS
+    faulty.await_return()
+    assert served.http.post(message.path).text == "slowly"
+    served.clock.advance(60)  # the try that could not be given back
+    assert served.http.post(locked.path, json={"passphrase": "right"}).status_code == 200
+
+
+def test_vault_that_hangs_takes_no_time_from_another_on_the_network(tmp_path: Path) -> None:
+    """And /readyz, the admin's page and the metrics name the right one."""
+    hanging, well = new_place("valkey", tmp_path), new_place("postgresql", tmp_path)
+    at, socket = urlsplit(hanging.url), urlsplit(well.url)
+    server = postgresql()
+    with FaultyProxy((str(at.hostname), int(at.port or 0))) as proxy:
+        guarded = f"postgresql://mayfly@:{server.port}{socket.path}?socket={server.folder}"
+        token = "t" * 32
+        urls = {"MAYFLY_DATABASE_URL": proxy.url_of(hanging.url), "MAYFLY_GUARDED_DATABASE_URL": guarded}
+        with Served(tmp_path, **urls, MAYFLY_METRICS_TOKEN=token) as served:
+            proxy.fault = "silent"
+            for _ in range(4):
+                ready, seconds = timed(served.url, "GET", "/readyz")
+                assert ready.text == "open: down\nguarded: ready\nsealed: ready\n"
+                created, also = timed(served.url, "POST", "/guarded", json={"message": "elsewhere"})
+                assert created.status_code == 201
+                assert max(seconds, also) < SECONDS
+            told = served.http.get("/metrics", headers={"Authorization": f"Bearer {token}"}).text
+            assert 'mayfly_store_up{vault="open"} 0.0' in told
+            assert 'mayfly_store_up{vault="guarded"} 1.0' in told
+            link = f"{served.url}/guarded/{created.json()['id']}"
+            bearer = {"Authorization": f"Bearer {served.admin_token}"}
+            assert served.http.post("/delete", data={"link": link}, headers=bearer).json() == {"deleted": 1}
+            assert served.http.post("/delete", headers=bearer).status_code == 503
+    hanging.close()
+    well.close()
 
 
 def test_claim_whose_answer_was_lost_is_repeated_for_its_reader_alone(faulty: Faulty) -> None:

@@ -214,9 +214,9 @@ def test_kill_of_nodes_and_database_loses_nothing_and_delivers_nothing_twice(tmp
         clients = Clients([first, second])
         clients.start()
         try:
-            for number in range(kills):
+            for _ in range(kills):
                 time.sleep(chance.uniform(0.2, 0.6))
-                victim = (database, first, second)[number % 3]
+                victim = chance.choice((database, first, second))
                 victim.kill()
                 time.sleep(chance.uniform(0, 0.3))
                 victim.start()

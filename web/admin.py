@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from flask import Blueprint, Response, request
 from itsdangerous import BadSignature, TimestampSigner
 
-from errors import BodyRefused, FieldRefused, ForgedRequest, NotSignedIn, StoreFailed
+from errors import BodyRefused, FieldRefused, ForgedRequest, NotSignedIn
 from keyfile import KeyFile
-from messages import Vault, purge_all, take_down
+from messages import Vault, ask_each, purge_all, take_down
 from web import answers, pages
 from web.answers import HTML, Answer
 from web.errors import REASON, reason_of
@@ -101,14 +101,8 @@ def blueprint(vaults: Sequence[Vault], limits: Limits) -> Blueprint:
 
 def _stores(vaults: Sequence[Vault]) -> list[pages.Store]:
     """What each vault holds; one whose database does not answer takes nothing from the page but its figures."""
-    found = []
-    for vault in vaults:
-        try:
-            counts = vault.counts()
-        except StoreFailed:
-            counts = None
-        found.append(pages.Store(vault.name, vault.store.durability, counts))
-    return found
+    counts = ask_each(vaults, lambda vault: vault.counts())
+    return [pages.Store(vault.name, vault.store.durability, told) for vault, told in zip(vaults, counts, strict=True)]
 
 
 _CHALLENGE = (("WWW-Authenticate", 'Bearer realm="mayfly"'),)

@@ -34,6 +34,7 @@ from errors import (
 from logs import log_fault
 from metrics import Metrics, method_of
 from settings import Settings
+from storage.deadline import one_request
 from web.answers import HTML, JSON, TEXT, Answer
 from web.errors import PROBLEM_JSON, REASON, Unexpected, reason_of
 from web.errors import answer as answer_error
@@ -53,6 +54,8 @@ REFUSAL = "mayfly.refusal"
 """Where a server adapter leaves the error with which a request is to be refused."""
 BEGAN = "mayfly.began"
 """Where a server adapter leaves the time (`time.perf_counter`) at which a request began to wait for its turn."""
+WAITING_COUNTS = "mayfly.waiting_counts"
+"""Where a server adapter leaves whether that waiting is taken from the time to ask a database in."""
 _LENGTH = "mayfly.length"
 
 _FEATURES_OFF = (
@@ -116,6 +119,7 @@ class Gate:
         self._trusted_proxies = settings.trusted_proxies
         self._max_body_bytes = settings.max_body_bytes
         self._one_process_only = settings.one_process_only
+        self._on_network = bool(settings.on_network)
         self._turns_away = False
 
     def turn_away(self) -> None:
@@ -124,7 +128,12 @@ class Gate:
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         began = environ.get(BEGAN) or time.perf_counter()
-        status, headers, body = self._answer(environ)
+        if self._on_network:
+            # Who waited for a passphrase did not wait for a database.
+            with one_request(time.perf_counter() - began if environ.get(WAITING_COUNTS) else 0.0):
+                status, headers, body = self._answer(environ)
+        else:
+            status, headers, body = self._answer(environ)
         headers += _PAGE_HEADERS if ("Content-Type", HTML) in headers else _HEADERS
         if environ["wsgi.url_scheme"] == "https":
             headers.append(_HSTS)

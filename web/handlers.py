@@ -20,12 +20,11 @@ from errors import (
     OpeningRequired,
     PassphraseRequired,
     ProofRequired,
-    StoreFailed,
     TickRequired,
     TriesInUse,
     WrongPassphrase,
 )
-from messages import Vault
+from messages import Vault, ask_each
 from records import Preview
 from settings import Settings
 from web import answers, pages
@@ -123,16 +122,13 @@ class Probes:
 
         As long as one does, requests should come here: a database that is down is so for the other nodes as well.
         """
-        states = {vault.name: "ready" if _answers(vault) else "down" for vault in self._vaults}
-        text = "".join(f"{name}: {state}\n" for name, state in states.items())
-        return Answer(200 if "ready" in states.values() else 503, TEXT, text.encode())
+        up = ask_each(self._vaults, _is_up)
+        lines = [f"{vault.name}: {'ready' if is_up else 'down'}\n" for vault, is_up in zip(self._vaults, up, strict=True)]
+        return Answer(200 if any(up) else 503, TEXT, "".join(lines).encode())
 
 
-def _answers(vault: Vault) -> bool:
-    try:
-        vault.store.health()
-    except StoreFailed:
-        return False
+def _is_up(vault: Vault) -> bool:
+    vault.store.health()
     return True
 
 

@@ -17,7 +17,7 @@ import re
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache, partial
+from functools import lru_cache
 from io import BytesIO
 from typing import Any, Literal
 
@@ -25,9 +25,8 @@ from errors import BodyTooSlow, MayflyError, Unavailable
 from logs import log_fault
 from records import VaultName
 from settings import Settings
-from storage.deadline import CALL_SECONDS, within
 from web.bodies import MAX_FIELDS
-from web.gate import BEGAN, BODY_SECONDS, REFUSAL, SMALL_BODY_BYTES, Environ, Gate
+from web.gate import BEGAN, BODY_SECONDS, REFUSAL, SMALL_BODY_BYTES, WAITING_COUNTS, Environ, Gate
 from web.paths import vault_of
 
 BODIES_IN_FLIGHT_BYTES = 64 * 1024 * 1024
@@ -36,8 +35,6 @@ BODIES_IN_FLIGHT_BYTES = 64 * 1024 * 1024
 Lane = Literal["passphrases", "long", "network"]
 # name: threads, requests at one time. A passphrase takes 0.2 s and 64 MiB, so sixteen of them are done in about two seconds.
 _LANES: dict[Lane, tuple[int, int]] = {"passphrases": (4, 16), "long": (4, 64), "network": (16, 256)}
-_LEAST_SECONDS = 0.3
-"""What a request may take that had to wait for its turn: much more than a database takes that is well."""
 
 # Both take time in proportion to the body: what begins an attempt ends it at the next quote or colon.
 _JSON_PASSPHRASE = re.compile(rb'"passphrase"\s*:|[{,]\s*"[^"]*\\u')
@@ -50,7 +47,7 @@ class RsgiServer:
     def __init__(self, gate: Gate, settings: Settings) -> None:
         self._gate = gate
         self._bodies_left = max(BODIES_IN_FLIGHT_BYTES, 2 * settings.max_body_bytes)
-        self._on_network = frozenset(name for name, url in settings.databases.items() if not url.startswith("sqlite:"))
+        self._on_network = settings.on_network
         names = [(vault, lane) for vault in (None, *self._on_network) for lane in _LANES]
         self._threads = {name: ThreadPoolExecutor(_LANES[name[1]][0], f"mayfly-{name[0]}-{name[1]}") for name in names}
         self._places = {name: _LANES[name[1]][1] for name in names}
@@ -89,8 +86,8 @@ class RsgiServer:
             self._places[lane] -= 1
             environ[BEGAN] = time.perf_counter()
             try:
-                call = partial(self._call_in_time, time.monotonic()) if lane[1] == "network" else self._call
-                answer = await asyncio.get_running_loop().run_in_executor(self._threads[lane], call, environ)
+                environ[WAITING_COUNTS] = lane[1] == "network"
+                answer = await asyncio.get_running_loop().run_in_executor(self._threads[lane], self._call, environ)
             finally:
                 self._places[lane] += 1
         else:
@@ -153,14 +150,6 @@ class RsgiServer:
             return b""
         except Exception:  # granian's RSGIProtocolClosed and relatives: the client went away in the middle
             return b""
-
-    def _call_in_time(self, asked_at: float, environ: Environ) -> tuple[int, list[tuple[str, str]], bytes]:
-        """Answer a request that asks a database on the network: the time it waited for its turn is taken from the time to ask in.
-
-        Else those that waited behind others for a database that hangs would wait for it once more.
-        """
-        with within(max(_LEAST_SECONDS, CALL_SECONDS - (time.monotonic() - asked_at))):
-            return self._call(environ)
 
     def _call(self, environ: Environ) -> tuple[int, list[tuple[str, str]], bytes]:
         started: list[Any] = []
