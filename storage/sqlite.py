@@ -131,9 +131,11 @@ _RETURN = (
 )
 _WRONG = "UPDATE messages SET tries_wrong = tries_wrong + 1 WHERE id = ? AND ended IS NULL RETURNING n, tries_wrong"
 _DUE = (
-    "SELECT m.n, m.ended, coalesce(length(b.body), 0) FROM messages m LEFT JOIN bodies b ON b.n = m.n "
+    "SELECT m.n, m.ended, coalesce(length(b.body), 0) AS body_bytes FROM messages m LEFT JOIN bodies b ON b.n = m.n "
     "WHERE m.purge_at <= ? ORDER BY m.purge_at LIMIT ?"
 )
+_DUE_AT_ONCE = f"SELECT json_group_array(json_array(n, ended, body_bytes)) FROM ({_DUE})"
+"""All in one row: each row that is fetched gives Python's lock away and waits for it, while others wait for the store."""
 _OVER = (
     "DELETE FROM bodies WHERE n IN (SELECT value FROM json_each(?))",
     "DELETE FROM claims WHERE n IN (SELECT value FROM json_each(?))",
@@ -326,7 +328,7 @@ class SqliteStore:
     def purge(self, slice_rows: int) -> Purged:
         with self._transaction() as db:
             now = self.now()
-            due = _slice(db.execute(_DUE, (now, slice_rows)))
+            due = _slice(json.loads(db.execute(_DUE_AT_ONCE, (now, slice_rows)).fetchone()[0]))
             lapsed = db.execute(
                 "DELETE FROM claims WHERE rowid IN (SELECT rowid FROM claims WHERE until <= ? LIMIT ?)", (now, slice_rows)
             ).rowcount
