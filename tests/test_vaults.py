@@ -231,9 +231,9 @@ def test_password_of_a_database_stands_in_no_refusal(tmp_path: Path) -> None:
 )
 def test_refusal_of_a_url_shows_nothing_of_its_user_info(password: str) -> None:
     """Not even where a character that should be written as %… makes another part of it."""
-    for host in ("db", "127.0.0.1:5432"):
+    for rest in ("db/m", "127.0.0.1:5432/m", "db"):
         with pytest.raises(ValueError) as refused:
-            parse_address(f"postgresql://somebody:{password}@{host}/m")
+            parse_address(f"postgresql://somebody:{password}@{rest}")
         assert not set(re.findall(r"\w+", str(refused.value))) & {"somebody", "h2", "s3cret", "x"}
         assert refused.value.__cause__ is None
         assert refused.value.__suppress_context__ or refused.value.__context__ is None
