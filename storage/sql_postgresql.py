@@ -1,4 +1,4 @@
-"""PostgreSQL, by psycopg 3: how it is reached, what its errors mean, its schema, and acts that are one statement each.
+"""PostgreSQL, by psycopg 3: what its errors mean, its schema, and acts that are one statement each.
 
 READ COMMITTED is what these statements are written for. An UPDATE that had to wait for another asks its WHERE again of the row as
 that left it; but what it reads of other rows is as it was when it began. So a message decides by its own row: `lease_until` is no
@@ -8,40 +8,17 @@ go on while the statement waits: whoever had to wait may have come too late.
 
 from __future__ import annotations
 
-import os
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
 
 import psycopg
-from psycopg import waiting
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from psycopg.generators import connect as connecting
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from errors import StartRefused
 from records import MAX_TRIES, RECEIPT_LIFETIME, Claim, NewRow, Purged, RowId
 from storage.address import Address, Tls
-from storage.deadline import seconds_left
-from storage.sockets import by_address
-from storage.sql_session import OPENINGS_CHARS, ROW_BYTES, SLICE_BYTES, SLOTS, Lost, PasswordWanted, Session, Sql, Unreachable
-
-_INTERVAL_SECONDS = 0.1
-_SETTINGS = {
-    "statement_timeout": "1300",
-    "lock_timeout": "1000",
-    # A node that vanished in the middle of a transaction must not keep its locks.
-    "idle_in_transaction_session_timeout": "5000",
-    "tcp_user_timeout": "5000",
-    "default_transaction_isolation": r"read\ committed",
-    "default_transaction_read_only": "off",
-}
-# libpq gives no codes for what went wrong with a connection.
-_LATER = ("starting up", "shutting down", "recovery", "not yet accepting", "too many", "connection slots", "administrator command")
-_LOST = ("closed the connection", "reset by peer", "Broken pipe", "unexpected eof", "EOF detected", "not receive data", "not send")
-_NOBODY = ("Connection refused", "No such file", "No route", "unreachable", "timeout expired", "timed out")
+from storage.sql_libpq import Connection, connect
+from storage.sql_session import OPENINGS_CHARS, ROW_BYTES, SLICE_BYTES, SLOTS, Session, Sql
 
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
@@ -254,36 +231,8 @@ class PostgreSQL:
 
     # The way to it
 
-    def connect(self, address: Address) -> _Connection:
-        _refuse_environment(address)
-        try:
-            if address.socket:
-                connection = self._connect(_conninfo(address, host=str(address.socket), hostaddr=""))
-            else:
-                connection = by_address(
-                    address.host,
-                    address.port,
-                    lambda found: self._connect(_conninfo(address, host=address.host, hostaddr=found)),
-                    Unreachable,
-                )
-        except OSError as error:  # its name was not resolved, or not in time
-            raise Unreachable(str(error)) from None
-        if address.socket and not _is_unix(connection.pgconn.socket):  # libpq takes a comma for another host
-            connection.close()
-            raise StartRefused(f"{address.socket} is no path of a Unix socket to libpq")
-        return connection
-
-    def _connect(self, conninfo: str) -> _Connection:
-        try:
-            pgconn = waiting.wait_conn(connecting(conninfo), interval=_INTERVAL_SECONDS, timeout=seconds_left())
-        except OSError as error:
-            raise Unreachable(str(error)) from None
-        except psycopg.Error as error:
-            raise _why_not_connected(error) from None
-        connection = _Connection(pgconn)
-        connection.cursor_factory = _Cursor
-        connection.autocommit = True
-        return connection
+    def connect(self, address: Address) -> Connection:
+        return connect(address)
 
     def weaker(self, address: Address) -> tuple[Address, ...]:
         # By TLS with the password, as what it shows is seen by the verified server alone; and in the clear without one, as there
@@ -291,7 +240,7 @@ class PostgreSQL:
         assert address.tls
         return replace(address, tls=Tls(address.tls.ca)), replace(address, tls=None, password=None)
 
-    def descriptor(self, connection: _Connection) -> int:
+    def descriptor(self, connection: Connection) -> int:
         return -1 if connection.closed else connection.pgconn.socket
 
     def why_unfit(self, session: Session) -> str | None:
@@ -391,83 +340,8 @@ class PostgreSQL:
         return Purged(purged.bodies, purged.receipts, purged.more or lapsed == slice_rows)
 
 
-class _Connection(psycopg.Connection[Any]):
-    """Waits no longer than the call may take. What was not answered in time is closed: the answer would meet the next question."""
-
-    def wait(self, gen: Any, interval: float = _INTERVAL_SECONDS, timeout: float | None = None) -> Any:
-        try:
-            return super().wait(gen, interval, seconds_left())
-        except (TimeoutError, psycopg.errors._WaitTimeout):
-            self.pgconn.finish()
-            raise psycopg.OperationalError("no answer within the time a call may take") from None
-
-
-class _Cursor(psycopg.Cursor[Any]):
-    """Takes its results in binary: as text, bytes come as twice as many hexadecimal digits."""
-
-    def __init__(self, *arguments: Any, **named: Any) -> None:
-        super().__init__(*arguments, **named)
-        self.format = psycopg.pq.Format.BINARY
-
-
 def _millis(moment: str) -> str:
     return f"CAST(floor(extract(epoch FROM {moment}) * 1000) AS BIGINT)"
-
-
-def _refuse_environment(address: Address) -> None:
-    """Raise StartRefused where libpq would take from the environment what the address does not say: another way, less TLS.
-
-    A variable whose place is taken by the conninfo is none of those.
-    """
-    said = conninfo_to_dict(_conninfo(address, host="", hostaddr=""))
-    named = {option.envvar.decode(): option.keyword.decode() for option in psycopg.pq.Conninfo.get_defaults() if option.envvar}
-    if taken := sorted(name for name, keyword in named.items() if name in os.environ and keyword not in said):
-        raise StartRefused(f"libpq would take from the environment what the address does not say: unset {', '.join(taken)}")
-
-
-def _conninfo(address: Address, host: str, hostaddr: str) -> str:
-    tls = address.tls
-    parts: dict[str, Any] = {
-        "host": host,
-        "hostaddr": hostaddr,
-        "port": address.port,
-        "dbname": address.database,
-        "user": address.user,
-        # An empty one keeps libpq from looking for another, in a variable or in the user's home.
-        "password": address.password or "",
-        "passfile": "/dev/null/none",
-        "application_name": "mayfly",
-        "client_encoding": "UTF8",
-        "options": " ".join(f"-c {name}={value}" for name, value in _SETTINGS.items()),
-        "gssencmode": "disable",
-        "sslmode": "verify-full" if tls else "disable",
-        "tcp_user_timeout": 5000,
-        "keepalives_idle": 10,
-        "keepalives_interval": 3,
-        "keepalives_count": 3,
-    }
-    if tls:
-        parts["sslrootcert"] = tls.ca
-        if tls.certificate:
-            parts |= {"sslcert": tls.certificate, "sslkey": tls.key}
-        else:
-            parts["sslcertmode"] = "disable"  # else libpq would show the one it finds in the user's home
-    return make_conninfo("", **{name: str(value) for name, value in parts.items() if value is not None})
-
-
-def _is_unix(descriptor: int) -> bool:
-    with socket.socket(fileno=os.dup(descriptor)) as same:
-        return same.family == socket.AF_UNIX
-
-
-def _why_not_connected(error: psycopg.Error) -> Exception:
-    said = " ".join(str(error).split())
-    if isinstance(error, psycopg.errors._WaitTimeout) or any(sign in said for sign in _LATER + _NOBODY):
-        return Unreachable(said)
-    if any(sign in said for sign in _LOST):
-        return Lost(said)
-    refused = PasswordWanted if "no password supplied" in said else StartRefused
-    return refused(f"the database does not let us in ({said})")
 
 
 def _code(error: DBAPIError) -> str | None:
