@@ -6,7 +6,7 @@ import random
 import socket
 
 _RANGE = range(15_000, 32_000)
-"""Below those that the system gives to outgoing connections: one of them would take the port before the server that is to have it."""
+"""Below those that the system gives to outgoing connections: one of them could take the port before its server does."""
 
 
 def free_port() -> int:
