@@ -166,7 +166,7 @@ class Gate:
             if environ["REQUEST_METHOD"] == "POST" and environ["PATH_INFO"] in CREATE_PATHS:
                 self._limits.count_create(environ["REMOTE_ADDR"])
             if self._turns_away and environ["PATH_INFO"] == "/readyz":
-                answer: Answer | None = Answer(503, TEXT, b"stopping\n")
+                answer: Answer | None = Answer(503, TEXT, b"stopping\n", (("Retry-After", "2"),))
             else:
                 answer = self._express(environ) if self._express else None
             if answer is None:

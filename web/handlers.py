@@ -124,7 +124,8 @@ class Probes:
         """
         up = ask_each(self._vaults, _is_up)
         lines = [f"{vault.name}: {'ready' if is_up else 'down'}\n" for vault, is_up in zip(self._vaults, up, strict=True)]
-        return Answer(200 if any(up) else 503, TEXT, "".join(lines).encode())
+        text = "".join(lines).encode()
+        return Answer(200, TEXT, text) if any(up) else Answer(503, TEXT, text, (("Retry-After", "2"),))
 
 
 def _is_up(vault: Vault) -> bool:
