@@ -339,14 +339,20 @@ class SqliteStore:
                 db.execute(statement, (over,))
             db.execute("DELETE FROM messages WHERE n IN (SELECT value FROM json_each(?))", (json.dumps(receipts),))
             more = lapsed == slice_rows or db.execute(_DUE, (now, 1)).fetchone() is not None
+        # SQLite begins the log anew only in a moment when nobody reads; as long as there is none, it grows.
+        if self._path and _size(self._wal) > 2 * _WAL_BYTES:
+            self._empty_log()
         return Purged(len(due) - len(receipts), len(receipts), more)
 
     def tidy(self) -> None:
-        if self._path and _size(self._wal):
-            with self._lock, _faults():
-                busy: int = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
-            if busy:  # another process reads or writes: what was deleted still stands in the log
-                raise StoreFailed
+        if self._path and _size(self._wal) and not self._empty_log():
+            raise StoreFailed  # another process reads or writes: what was deleted still stands in the log
+
+    def _empty_log(self) -> bool:
+        """Bring what stands in the write-ahead log into the file; False if another process is in the way."""
+        with self._lock, self._reading, _faults():
+            busy: int = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        return not busy
 
     def may_purge(self) -> bool:
         if self._path is None or self._purge_lock is not None:

@@ -165,3 +165,23 @@ def test_who_reads_a_file_does_not_wait_for_who_writes(tmp_path: Path) -> None:
         assert thread.submit(store.fetch, new_row().id, None).result(timeout=10)
     assert store.peek(new_row().id) is None
     store.close()
+
+
+def test_log_that_grew_while_somebody_read_is_emptied_in_the_middle_of_a_purge(tmp_path: Path) -> None:
+    """SQLite writes a log on as long as somebody reads; on a full disk there would be no room for it."""
+    clock, path = SetClock(), tmp_path / "mayfly.db"
+    store = opened(path, clock)
+    for number in range(5000):
+        put(store, number)
+    store.tidy()
+    clock.advance(HOUR)
+    log = path.with_name("mayfly.db-wal")
+    reading = store._reader.execute("SELECT n FROM messages")
+    reading.fetchone()
+    most = 2 * sqlite._WAL_BYTES
+    while log.stat().st_size <= most:
+        assert store.purge(100).more
+    reading.close()
+    assert store.purge(100).more
+    assert log.stat().st_size < most
+    store.close()
