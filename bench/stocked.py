@@ -75,6 +75,7 @@ def _fill_sqlite(store: sqlite.SqliteStore, messages: Iterator[_Message]) -> Ite
     if store.durability == "disk":
         db.execute("PRAGMA synchronous = 2")
     db.execute("PRAGMA cache_size = -2000")
+    store.tidy()
 
 
 _STATES = "COPY mayfly_messages (id, receipt, created_at, expires_at, body_bytes, purge_at) FROM STDIN (FORMAT binary)"
