@@ -287,8 +287,11 @@ def test_memory_store_is_purged_as_well(tmp_path: Path) -> None:
 
 
 def purgers(pids: list[int]) -> list[int]:
-    """Which of these processes hold the purge's lock: the others close the file again."""
-    return [pid for pid in pids if any(file.path.endswith("-purge") for file in psutil.Process(pid).open_files())]
+    """Which of these processes hold the purge's lock: the others, which open the file for a moment, close it again."""
+    for _ in range(5):
+        pids = [pid for pid in pids if any(file.path.endswith("-purge") for file in psutil.Process(pid).open_files())]
+        time.sleep(0.02)
+    return pids
 
 
 def test_of_two_processes_one_purges_and_the_other_takes_over_when_it_is_killed(tmp_path: Path) -> None:
