@@ -9,6 +9,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -22,7 +23,7 @@ SAFE_USER = "nobody"
 """Database servers refuse to run as root; whoever is root runs them as this user."""
 
 
-class EngineProcess:
+class EngineProcess(ABC):
     """Starts, stops, kills and restarts a server on `port` of loopback. Subclasses say how."""
 
     def __init__(self, name: str) -> None:
@@ -33,13 +34,13 @@ class EngineProcess:
         self._tls: tuple[Certificate, Path] | None = None
         self._own(self.folder)
 
+    @abstractmethod
     def command(self) -> list[str]:
         """What starts the server in the foreground."""
-        raise NotImplementedError
 
+    @abstractmethod
     def is_serving(self) -> bool:
         """Whether it takes connections."""
-        raise NotImplementedError
 
     def start(self) -> None:
         """Start it and wait until it serves."""
