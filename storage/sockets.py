@@ -19,7 +19,7 @@ from storage.deadline import addresses_of, seconds_left, within
 _T = TypeVar("_T")
 
 
-class TimedSocket(socket.socket):
+class _Timed(socket.socket):
     """Each wait ends with the call that it serves. What a driver sets as its timeout is not taken."""
 
     def recv(self, *arguments: Any) -> bytes:
@@ -30,25 +30,21 @@ class TimedSocket(socket.socket):
         self.settimeout(seconds_left())
         return super().recv_into(*arguments)
 
+
+class TimedSocket(_Timed):
+    """A plain socket."""
+
     def sendall(self, *arguments: Any) -> None:
         self.settimeout(seconds_left())
         super().sendall(*arguments)
 
 
-class _TimedTlsSocket(ssl.SSLSocket):
+class _TimedTlsSocket(_Timed, ssl.SSLSocket):
     """The same by TLS, where `sendall` is made of `send`."""
 
     def do_handshake(self, block: bool = False) -> None:
         self.settimeout(seconds_left())
         super().do_handshake(block)
-
-    def recv(self, *arguments: Any) -> bytes:
-        self.settimeout(seconds_left())
-        return super().recv(*arguments)
-
-    def recv_into(self, *arguments: Any) -> int:
-        self.settimeout(seconds_left())
-        return super().recv_into(*arguments)
 
     def send(self, *arguments: Any) -> int:
         self.settimeout(seconds_left())
