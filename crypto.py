@@ -43,6 +43,7 @@ _MESSAGE_INFO: dict[VaultName, bytes] = {
     "sealed": b"mayfly sealed message v1",
 }
 _PASSPHRASE_INFO = b"mayfly passphrase v1"
+_SECRET_INFO = b"mayfly secret v1"
 _VERIFIER_INFO = b"mayfly key verifier v1"
 _ROW_TAG = b"mayfly row v1\x00"
 _LEASE_TAG = b"mayfly lease v1\x00"
@@ -185,6 +186,24 @@ def unseal(ring: KeyRing, link: bytes, sealed: Sealed, vault: VaultName = "open"
     if memory_kib > _MAX_ARGON2[0] or passes > _MAX_ARGON2[1]:
         raise Damaged
     return Locked(master, inside[1:17], memory_kib, passes, inside[22:])
+
+
+def seal_secret(ring: KeyRing, name: str, secret: bytes) -> bytes:
+    """Encrypt a secret of this server's own, bound to its name: database and key file together do decrypt it."""
+    key_id = ring.current.encode()
+    key = _hkdf(ring.masters[ring.current].secret, name.encode(), _SECRET_INFO)
+    return _VERSION + bytes((len(key_id),)) + key_id + _encrypt(key, secret)
+
+
+def unseal_secret(ring: KeyRing, name: str, sealed: bytes) -> bytes:
+    """Return a secret of this server's own. Raises Damaged if it is not that of `name`, KeyMissing if the ring lacks its key."""
+    key_id = key_id_of(Sealed(sealed))
+    if key_id not in ring.masters:
+        raise KeyMissing
+    try:
+        return _decrypt(_hkdf(ring.masters[key_id].secret, name.encode(), _SECRET_INFO), sealed[2 + len(key_id) :])
+    except InvalidToken:
+        raise Damaged from None
 
 
 def _hkdf(secret: bytes, salt: bytes, info: bytes) -> bytes:

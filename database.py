@@ -8,12 +8,29 @@ only removes what nobody could read any more.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal, Protocol
 
 from errors import StartRefused
-from records import Circuit, Claim, Counts, KeyId, Millis, NewRow, Purged, Row, RowId, Sealed, VaultName
+from records import (
+    Account,
+    AccountId,
+    ApiKey,
+    AuditEntry,
+    Circuit,
+    Claim,
+    Counts,
+    KeyId,
+    Millis,
+    NewRow,
+    Purged,
+    Row,
+    RowId,
+    Sealed,
+    Session,
+    VaultName,
+)
 from settings import MEMORY_URL, Settings
 from storage.address import Rule, parse_address
 from storage.clocks import since_boot_ms
@@ -94,6 +111,134 @@ class MessageStore(Protocol):
 
     def close(self) -> None:
         """Let go of files and connections."""
+
+
+class AccessStore(Protocol):
+    """Accounts, what they sign in with, and the audit. All methods raise StoreFailed when the store does not answer in time.
+
+    Nothing in here is remembered between two calls: what one node changes, the next request on any other node sees.
+    """
+
+    def now(self) -> Millis:
+        """The store's time, by which sessions, keys and links end."""
+
+    # Accounts
+
+    def add_account(self, account: Account) -> None:
+        """Raises Taken if the e-mail address is another account's."""
+
+    def account(self, account_id: AccountId) -> Account | None: ...
+    def account_by_email(self, email: str) -> Account | None: ...
+
+    def accounts(self) -> list[Account]:
+        """All of them, by e-mail address."""
+
+    def change_account(self, account: Account, end_sessions: bool) -> bool:
+        """Write an account anew, all but its id and `created_at`; False if it is not there any more. Raises Taken.
+
+        `end_sessions` also ends its sessions and the links to set its password.
+        """
+
+    def ask_reset(self, account_id: AccountId) -> None:
+        """Remember that somebody asked for a new password of this account, now."""
+
+    def delete_account(self, account_id: AccountId) -> bool:
+        """Remove an account with its sessions, keys and links; False if it is not there."""
+
+    # What they sign in with: each is found by the hash of what is shown, together with its account
+
+    def add_session(self, session: Session) -> None: ...
+
+    def session(self, digest: bytes) -> tuple[Session, Account] | None:
+        """A session that has not ended, of an account that is enabled."""
+
+    def end_session(self, digest: bytes) -> bool: ...
+
+    def end_sessions(self, account_id: AccountId) -> int:
+        """End all sessions of an account, and return how many there were."""
+
+    def add_key(self, key: ApiKey) -> None: ...
+
+    def key(self, digest: bytes) -> tuple[ApiKey, Account] | None:
+        """A key that has not ended, of an account that is enabled."""
+
+    def key_by_id(self, key_id: str) -> tuple[ApiKey, Account] | None:
+        """The same by its id: for access tokens, which name the key that they were had with."""
+
+    def keys(self, account_id: AccountId | None = None) -> list[ApiKey]:
+        """Those of an account, or all, the newest first; those that have ended too, until the next `tidy`."""
+
+    def key_used(self, key_id: str) -> None:
+        """Remember that a key was used now. To the minute, so that most uses write nothing."""
+
+    def revoke_key(self, key_id: str) -> bool: ...
+
+    def add_link(self, digest: bytes, account_id: AccountId, expires_at: Millis) -> None:
+        """A link by which the password of an account can be set once. It takes the place of one that was made before."""
+
+    def link(self, digest: bytes) -> Account | None:
+        """The account of a link that has not ended, enabled."""
+
+    def use_link(self, digest: bytes, password: str) -> Account | None:
+        """Set the password of a link's account, and end the link and its sessions; None if there is no such link (any more).
+
+        Of two at once exactly one does it.
+        """
+
+    # Secrets of this server: keys that sign tokens and the audit, sealed under the key file
+
+    def secrets(self, prefix: str) -> dict[str, tuple[Millis, bytes]]:
+        """Those whose name begins with `prefix`: when each was made, and its sealed bytes."""
+
+    def add_secret(self, name: str, sealed: bytes) -> bool:
+        """Keep a secret; False if there is one of that name, which another node made."""
+
+    def replace_secret(self, name: str, old: bytes, sealed: bytes) -> bool:
+        """Put `sealed` in the place of `old`; False if that is not what is there (any more)."""
+
+    def remove_secret(self, name: str) -> None: ...
+
+    # The audit
+
+    def append(self, make: Callable[[AuditEntry | None], AuditEntry]) -> AuditEntry:
+        """Add the entry that `make` makes of the last one, so that no two are made of the same.
+
+        `make` may be called again. Raises StoreFailed when it cannot be written.
+        """
+
+    def entries(self, after: int = 0, most: int = 1000) -> list[AuditEntry]:
+        """Those numbered above `after`, in order, up to `most`."""
+
+    def find_entries(
+        self, filters: Mapping[str, str], since: Millis, until: Millis, before: int | None, most: int
+    ) -> list[AuditEntry]:
+        """The newest first: those at or after `since` and before `until`, numbered below `before`, in which each field named in
+        `filters` (account, email, action, outcome, vault, target) is what that says."""
+
+    def last_accesses(self) -> list[AuditEntry]:
+        """The newest opening (`open`, `read`) that was answered, of each account and vault."""
+
+    def heads(self) -> list[tuple[int, Millis, bytes]]:
+        """The signed heads of the audit, oldest first: the number of the entry, when it was signed, the signed statement."""
+
+    def add_head(self, number: int, signed: bytes) -> None: ...
+
+    def drop_entries(self, until: Millis, signed: Callable[[AuditEntry], bytes]) -> int:
+        """Drop the entries before `until` but the last of all, and how many these were.
+
+        What `signed` makes of the last one dropped is kept as the beginning of what is left, and the heads before it go too.
+        """
+
+    def beginning(self) -> bytes | None:
+        """What `drop_entries` kept; None while the audit begins with its first entry."""
+
+    # All
+
+    def tidy(self) -> None:
+        """Remove sessions, keys and links that have ended."""
+
+    def health(self) -> None: ...
+    def close(self) -> None: ...
 
 
 def boot_clock() -> Clock:

@@ -13,7 +13,9 @@
     │   ├── UnsupportedBody       a content type or content encoding that is not taken
     │   ├── UnknownHost           the Host header names no host of ours
     │   └── PrefetchRefused       a browser asks ahead of its user
-    ├── NotFound                never existed, opened, expired, burned, locked, purged: all the same
+    ├── NotFound                never existed, opened, expired, burned, locked, purged, not for this reader: all the same
+    ├── NothingThere            an account, a key or a link to set a password that is not there
+    ├── Taken                   an account with that e-mail address is there already
     ├── MethodRefused           the address exists, the method is not for it
     │   └── OpeningRequired       the message opens by POST only
     ├── TickRequired            a form wants to open without its deliberate tick
@@ -23,7 +25,10 @@
     ├── WrongPassphrase           one try was used, no view
     ├── NotSignedIn             the admin token is missing, wrong, or the session has ended
     ├── MetricsTokenRequired    the same for the token of /metrics
-    ├── AccountRequired         the vault opens to signed-in accounts only
+    ├── AccountRequired         for accounts only, and nobody is signed in
+    ├── WrongCredentials        what was shown to sign in is wrong, revoked or expired
+    ├── ScopeRequired           somebody is signed in who may not do this, or not with what they showed
+    ├── SecureRequired          signing in over plain http, from another machine
     ├── ForgedRequest           an admin form that did not come from our own page
     ├── LimitReached            too often; later it will work
     │   ├── TooManyCreates
@@ -34,6 +39,7 @@
         ├── StoreFailed           the store does not answer, or not in time; what it was asked may have been done
         │   └── StoreBusy           it was not asked: no connection was free, or the time was up
         ├── KeyMissing            the key this message was sealed with is not, or not the same, in key.json
+        ├── AuditFailed           it could not be written to the audit, and was not done
         └── Damaged               what is stored does not verify
 
 Messages are shown to people: they say what to do next, and never hold a secret. They are written in English, and the pages show
@@ -128,6 +134,20 @@ class NotFound(MayflyError):
         )
 
 
+class NothingThere(MayflyError):
+    """An account, a key, or a link to set a password that is not there, or not any more."""
+
+    def __init__(self) -> None:
+        super().__init__("There is nothing at this address, or nothing any more.")
+
+
+class Taken(MayflyError):
+    """An account with that e-mail address is there already."""
+
+    def __init__(self) -> None:
+        super().__init__("There is an account with that e-mail address already.")
+
+
 class MethodRefused(MayflyError):
     """The address exists, the method is not for it. `allow` lists those that are."""
 
@@ -200,10 +220,31 @@ class MetricsTokenRequired(MayflyError):
 
 
 class AccountRequired(MayflyError):
-    """The vault opens to signed-in accounts only, and nobody is told whether there is a message."""
+    """For accounts only, and nobody is signed in. Nobody is told whether there is a message."""
 
     def __init__(self) -> None:
-        super().__init__("Only people who are signed in may read here, and this server has no accounts yet. Nothing was used up.")
+        super().__init__("This is for people who are signed in. Sign in and try again: nothing was used up.")
+
+
+class WrongCredentials(MayflyError):
+    """What was shown to sign in is wrong, revoked or expired, or belongs to an account that is disabled: it is not told which."""
+
+    def __init__(self) -> None:
+        super().__init__("That does not sign anybody in. Look at the e-mail address and the password, or take another key.")
+
+
+class ScopeRequired(MayflyError):
+    """Somebody is signed in who may not do this, or not with what they showed."""
+
+    def __init__(self) -> None:
+        super().__init__("You are signed in, but not for this: your account, or the key you use, may not do it.")
+
+
+class SecureRequired(MayflyError):
+    """Signing in over plain http, from another machine: whoever listens on the way would learn the password."""
+
+    def __init__(self) -> None:
+        super().__init__("Signing in needs https. Ask the operator of this server for its https address.")
 
 
 class ForgedRequest(MayflyError):
@@ -265,6 +306,13 @@ class StoreFailed(Unavailable):
 
     def __init__(self) -> None:
         super().__init__("The message store does not answer. Try again shortly.")
+
+
+class AuditFailed(Unavailable):
+    """What was to be done could not be written to the audit, and was not done."""
+
+    def __init__(self) -> None:
+        super().__init__("The audit cannot be written at the moment, so this was not done. Nothing was used up: try again shortly.")
 
 
 class StoreBusy(StoreFailed):

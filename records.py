@@ -7,6 +7,7 @@ in for the other.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NewType, get_args
 
@@ -31,7 +32,7 @@ Circuit = Literal["closed", "half-open", "open"]
 CIRCUITS: tuple[Circuit, ...] = get_args(Circuit)
 """From well to worst."""
 
-Format = Literal["text", "markdown"]
+Format = Literal["text", "markdown", "record"]
 Encryption = Literal["server", "end-to-end"]
 State = Literal["waiting", "opened", "burned", "expired", "locked"]
 Ended = Literal["spent", "burned", "locked", "expired"]
@@ -52,6 +53,33 @@ Should that process be lost, another purges within a minute all the same: whoeve
 after the longest pause between two purges, 30 s, and 5 s are left to the purge itself.
 """
 
+AccountId = NewType("AccountId", str)
+"""The UUID of an account, in its usual text."""
+
+Role = NewType("Role", str)
+"""What an account may be: 1 to 32 of `a-z 0-9 -`, a letter first. Those of `BUILT_IN_ROLES` mean something to this server."""
+
+Scope = Literal["messages:create", "messages:read", "audit:read", "accounts:manage", "certificates:manage", "messages:purge"]
+"""What a credential may be used for, as OAuth calls it: never more than its account may."""
+SCOPES: tuple[Scope, ...] = get_args(Scope)
+
+ADMIN, AUDITOR = Role("admin"), Role("auditor")
+BUILT_IN_ROLES: dict[Role, frozenset[Scope]] = {
+    ADMIN: frozenset(("accounts:manage", "certificates:manage", "messages:purge", "audit:read")),
+    AUDITOR: frozenset(("audit:read",)),
+}
+"""What these roles may do beside what every account may. All other roles are names that senders give their messages to."""
+EVERY_ACCOUNT: frozenset[Scope] = frozenset(("messages:create", "messages:read"))
+
+Way = Literal["nobody", "session", "password", "key", "token", "admin token", "command"]
+"""How somebody showed who they are: not at all, by a page's cookie, HTTP Basic, an API key, an OAuth access token, the admin token
+of the key file, or by running a command on the server's machine."""
+
+Rule = Literal["show", "mask", "hide"]
+"""What a role sees of a field of a record."""
+RULES: tuple[Rule, ...] = get_args(Rule)
+"""From most open to least."""
+
 MAX_VIEWS = 100
 MAX_TRIES = 5
 MAX_OPENINGS = MAX_VIEWS
@@ -59,11 +87,128 @@ MAX_OPENINGS = MAX_VIEWS
 
 
 @dataclass(frozen=True, slots=True)
+class Account:
+    """Somebody who may sign in. `email` is in lower case and is nobody else's; `password` is an Argon2id hash in PHC's form."""
+
+    id: AccountId
+    email: str
+    first_name: str
+    last_name: str
+    roles: frozenset[Role]
+    enabled: bool
+    created_at: Millis
+    changed_at: Millis
+    password: str | None = field(default=None, repr=False)
+    reset_asked_at: Millis | None = None
+
+    @property
+    def scopes(self) -> frozenset[Scope]:
+        """All that this account may do."""
+        return EVERY_ACCOUNT.union(*(BUILT_IN_ROLES.get(role, ()) for role in self.roles))
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Whoever makes a request: an account, or somebody of whom only an address is known.
+
+    `scopes` is what they may do with what they showed, `credential` the id of the session or key, for it to be named in the audit.
+    """
+
+    account: Account | None = None
+    scopes: frozenset[Scope] = frozenset()
+    way: Way = "nobody"
+    credential: str | None = None
+    address: str = ""
+
+    @property
+    def roles(self) -> frozenset[Role]:
+        return self.account.roles if self.account else frozenset()
+
+
+NOBODY = Actor()
+
+
+@dataclass(frozen=True, slots=True)
+class Audience:
+    """Who may open a message that has its link: everybody who is signed in, or who has one of `roles`, or is one of `accounts`.
+
+    `accounts` are e-mail addresses in lower case, or ids. Not for everyone, and with both empty, it admits nobody.
+    """
+
+    everyone: bool = True
+    roles: frozenset[Role] = frozenset()
+    accounts: frozenset[str] = frozenset()
+
+
+EVERYONE = Audience()
+
+Policy = Mapping[Role, Mapping[str, Rule]]
+"""For each role, what it sees of which field of a record. What is not there is hidden."""
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A browser that is signed in. `digest` (32 bytes) is the hash of what its cookie holds."""
+
+    digest: bytes
+    account: AccountId
+    created_at: Millis
+    expires_at: Millis
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """What a program shows for an account. `digest` (32 bytes) is the hash of the key, which is kept nowhere."""
+
+    id: str
+    digest: bytes
+    account: AccountId
+    name: str
+    scopes: frozenset[Scope]
+    created_at: Millis
+    expires_at: Millis
+    used_at: Millis | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that the audit keeps. `actor` tells who; `target` is an account's or key's id, or the short hash of a message.
+
+    `action` and `outcome` come from the closed sets of `audit`.
+    """
+
+    action: str
+    outcome: str
+    actor: Actor
+    vault: VaultName | None = None
+    target: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    """One line of the audit, as it is stored. `mac` (32 bytes) is over all the rest and the `mac` of the entry before."""
+
+    number: int
+    at: Millis
+    account: str
+    email: str
+    way: str
+    credential: str
+    action: str
+    outcome: str
+    vault: str
+    target: str
+    address: str
+    mac: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
 class Draft:
     """A message that someone asks to have stored, its fields already checked.
 
     `expires_in` is in seconds; `views` None means any number until expiry. A `document` (JSON) was encrypted by its sender and
-    stands instead of `message`: it opens only against `proof`; `needs_passphrase` says whether readers must know one.
+    stands instead of `message`: it opens only against `proof`; `needs_passphrase` says whether readers must know one. `audience`
+    is for vaults whose readers sign in; the message of a record is its fields as JSON, and `policy` says who sees which.
     """
 
     message: str = ""
@@ -74,18 +219,22 @@ class Draft:
     document: str | None = None
     proof: str | None = None
     needs_passphrase: bool = False
+    audience: Audience = EVERYONE
+    policy: Policy | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
     """What only readers may see. `html` is the sanitized rendering of markdown, empty for text.
 
-    With end-to-end encryption `message` is the document (JSON) that only the reader's side can open.
+    With end-to-end encryption `message` is the document (JSON) that only the reader's side can open; that of a record is its fields
+    as JSON, and `policy` says who sees which: what is answered has been redacted, and has none.
     """
 
     message: str
     format: Format | Literal["document"]
     html: str = ""
+    policy: Policy | None = None
 
 
 @dataclass(frozen=True, slots=True)

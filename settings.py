@@ -28,6 +28,8 @@ NETWORK_SCHEMES = ("postgresql", "mysql", "mariadb", "valkey", "valkey+cluster",
 """How database URLs begin that `storage.address` takes apart."""
 
 LogFormat = Literal["text", "json"]
+Creators = Literal["anyone", "accounts"]
+Addresses = Literal["reduced", "full"]
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
@@ -44,6 +46,11 @@ class Settings:
     database_url: str = field(default=MEMORY_URL, repr=False)
     guarded_database_url: str = field(default=MEMORY_URL, repr=False)
     sealed_database_url: str = field(default=MEMORY_URL, repr=False)
+    accounts_database_url: str | None = field(default=None, repr=False)
+    create: Creators = "anyone"
+    audit_open: bool = False
+    audit_addresses: Addresses = "reduced"
+    audit_days: int = 365
     max_message_bytes: int = 1024 * 1024
     store_bytes: int = 256 * 1024 * 1024
     create_rate: int = 60
@@ -191,13 +198,19 @@ def _database_url_or_off(text: str) -> str:
     return OFF if text == OFF else _database_url(text)
 
 
+def _accounts_url(text: str) -> str:
+    url = _database_url_or_off(text)
+    if url == MEMORY_URL or url.startswith(("valkey", "redis")):
+        raise ValueError
+    return url
+
+
+def _choice(*choices: str) -> Callable[[str], str]:
+    return lambda text: {choice: choice for choice in choices}[text.lower()]
+
+
 def _on_off(text: str) -> bool:
     return {"on": True, "off": False}[text.lower()]
-
-
-def _log_format(text: str) -> LogFormat:
-    formats: dict[str, LogFormat] = {"text": "text", "json": "json"}
-    return formats[text.lower()]
 
 
 def _token(text: str) -> str:
@@ -266,6 +279,31 @@ TABLE: tuple[Setting, ...] = (
         "Where those of the sealed vault are kept: over a network by mutual TLS. `off`: there is no such vault.",
     ),
     Setting(
+        "MAYFLY_ACCOUNTS_DATABASE_URL",
+        _accounts_url,
+        "accounts.db beside the key file",
+        "sqlite:////absolute/path.db, the URL of a PostgreSQL or MySQL database with tls_ca, or off",
+        "Where accounts, their keys and the audit are kept. `off`: nobody can sign in.",
+    ),
+    Setting(
+        "MAYFLY_CREATE", _choice("anyone", "accounts"), "anyone", "anyone or accounts", "Who may create messages; accounts sign in."
+    ),
+    Setting(
+        "MAYFLY_AUDIT_OPEN",
+        _on_off,
+        "off",
+        "on or off",
+        "Write openings in the open vault to the audit too. Then they fail when it cannot be written.",
+    ),
+    Setting(
+        "MAYFLY_AUDIT_ADDRESSES",
+        _choice("reduced", "full"),
+        "reduced",
+        "reduced or full",
+        "Whether the audit keeps addresses whole, or without their last part (IPv4 /24, IPv6 /48).",
+    ),
+    Setting("MAYFLY_AUDIT_DAYS", _integer(1, 3650), "365", "1 to 3650 (days)", "How long an entry of the audit is kept."),
+    Setting(
         "MAYFLY_MAX_MESSAGE_BYTES",
         _integer(1024, 64 * 1024 * 1024),
         "1048576",
@@ -311,7 +349,7 @@ TABLE: tuple[Setting, ...] = (
     Setting(
         "MAYFLY_LOG_LEVEL", _log_level, "warning", "debug, info, warning or error", "From info on, one line a request, without ids."
     ),
-    Setting("MAYFLY_LOG_FORMAT", _log_format, "text", "text or json", "Lines for people, or one JSON object a line."),
+    Setting("MAYFLY_LOG_FORMAT", _choice("text", "json"), "text", "text or json", "Lines for people, or one JSON object a line."),
     Setting(
         "MAYFLY_METRICS_TOKEN",
         _token,
