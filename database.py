@@ -116,7 +116,9 @@ class MessageStore(Protocol):
 class AccessStore(Protocol):
     """Accounts, what they sign in with, and the audit. All methods raise StoreFailed when the store does not answer in time.
 
-    Nothing in here is remembered between two calls: what one node changes, the next request on any other node sees.
+    Nothing in here is remembered between two calls: what one node changes, the next request on any other node sees. What is looked
+    for may be anything that somebody sent; what is written holds no NUL and no lone surrogate, and at most 255 characters where it
+    is looked for again (ids, e-mail addresses, names of secrets, all of an audit entry).
     """
 
     def now(self) -> Millis:
@@ -133,10 +135,11 @@ class AccessStore(Protocol):
     def accounts(self) -> list[Account]:
         """All of them, by e-mail address."""
 
-    def change_account(self, account: Account, end_sessions: bool) -> bool:
-        """Write an account anew, all but its id and `created_at`; False if it is not there any more. Raises Taken.
+    def change_account(self, account_id: AccountId, change: Callable[[Account], Account], end_sessions: bool) -> Account | None:
+        """Make an account what `change` makes of what it is at that moment, all but its id and `created_at`.
 
-        `end_sessions` also ends its sessions and the links to set its password.
+        Returns what it is then, or None if it is not there (any more). `end_sessions` also ends its sessions and the link to set
+        its password. `change` may be called again, may raise, and asks nothing of the store. Raises Taken.
         """
 
     def ask_reset(self, account_id: AccountId) -> None:
@@ -147,7 +150,11 @@ class AccessStore(Protocol):
 
     # What they sign in with: each is found by the hash of what is shown, together with its account
 
-    def add_session(self, session: Session) -> None: ...
+    def add_session(self, session: Session, account: Account) -> bool:
+        """Begin a session of `account`; False if that has been disabled or removed, or its password changed, since it was read.
+
+        Else somebody who signs in at the moment at which their sessions are ended would stay.
+        """
 
     def session(self, digest: bytes) -> tuple[Session, Account] | None:
         """A session that has not ended, of an account that is enabled."""
@@ -157,7 +164,8 @@ class AccessStore(Protocol):
     def end_sessions(self, account_id: AccountId) -> int:
         """End all sessions of an account, and return how many there were."""
 
-    def add_key(self, key: ApiKey) -> None: ...
+    def add_key(self, key: ApiKey) -> None:
+        """Raises NothingThere if its account is not there (any more)."""
 
     def key(self, digest: bytes) -> tuple[ApiKey, Account] | None:
         """A key that has not ended, of an account that is enabled."""
@@ -174,7 +182,10 @@ class AccessStore(Protocol):
     def revoke_key(self, key_id: str) -> bool: ...
 
     def add_link(self, digest: bytes, account_id: AccountId, expires_at: Millis) -> None:
-        """A link by which the password of an account can be set once. It takes the place of one that was made before."""
+        """A link by which the password of an account can be set once. It takes the place of one that was made before.
+
+        Raises NothingThere if the account is not there (any more).
+        """
 
     def link(self, digest: bytes) -> Account | None:
         """The account of a link that has not ended, enabled."""
@@ -182,7 +193,7 @@ class AccessStore(Protocol):
     def use_link(self, digest: bytes, password: str) -> Account | None:
         """Set the password of a link's account, and end the link and its sessions; None if there is no such link (any more).
 
-        Of two at once exactly one does it.
+        Of two at once exactly one does it. That a new password was asked for is forgotten.
         """
 
     # Secrets of this server: keys that sign tokens and the audit, sealed under the key file
@@ -203,7 +214,8 @@ class AccessStore(Protocol):
     def append(self, make: Callable[[AuditEntry | None], AuditEntry]) -> AuditEntry:
         """Add the entry that `make` makes of the last one, so that no two are made of the same.
 
-        `make` may be called again. Raises StoreFailed when it cannot be written.
+        `make` may be called again, may raise, and asks nothing of the store. After StoreFailed the entry may be there or not: it was
+        not written twice.
         """
 
     def entries(self, after: int = 0, most: int = 1000) -> list[AuditEntry]:
@@ -221,12 +233,14 @@ class AccessStore(Protocol):
     def heads(self) -> list[tuple[int, Millis, bytes]]:
         """The signed heads of the audit, oldest first: the number of the entry, when it was signed, the signed statement."""
 
-    def add_head(self, number: int, signed: bytes) -> None: ...
+    def add_head(self, number: int, signed: bytes) -> None:
+        """Keep a head, signed now. Another node's head of the same entry stays."""
 
     def drop_entries(self, until: Millis, signed: Callable[[AuditEntry], bytes]) -> int:
         """Drop the entries before `until` but the last of all, and how many these were.
 
-        What `signed` makes of the last one dropped is kept as the beginning of what is left, and the heads before it go too.
+        What `signed` makes of the last one dropped is kept as the beginning of what is left, and the heads up to it go too. Many are
+        dropped in slices, each with a beginning of its own.
         """
 
     def beginning(self) -> bytes | None:
