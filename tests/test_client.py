@@ -21,12 +21,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import pytest
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mayfly.api import KeyFor
 from mayfly.commands import cli
 from mayfly.envelope import Plain, encode_key, encrypt, new_key, proof_of
 from mayfly.output import safe_name, visible
@@ -507,6 +509,66 @@ def odd_server(handle: Handler, context: ssl.SSLContext | None = None) -> Iterat
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+API_KEY = "mayfly_" + "k" * 43
+
+
+def _shown_to(own: str, asked: str) -> list[str]:
+    """The credentials that a client of the server `own` shows at the address `asked`."""
+    shown: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        shown.append(request.headers.get("Authorization", ""))
+        return httpx.Response(404, json={"detail": "nothing"})
+
+    with httpx.Client(transport=httpx.MockTransport(answer), auth=KeyFor(API_KEY, own)) as http:
+        http.get(asked)
+    return shown
+
+
+def test_api_key_is_shown_to_its_own_server_and_to_no_other() -> None:
+    """A link may lead anywhere: whoever sends one must not get the reader's key."""
+    own = "https://mayfly.example"
+    assert _shown_to(own, f"{own}/guarded/x") == [f"Bearer {API_KEY}"]
+    assert _shown_to(own, "https://mayfly.example:443/guarded/x") == [f"Bearer {API_KEY}"]
+    for other in (
+        "https://evil.example",
+        "http://mayfly.example",
+        "https://mayfly.example:8443",
+        "https://mayfly.example.evil.example",
+    ):
+        assert _shown_to(own, f"{other}/guarded/x") == [""], other
+
+
+@pytest.mark.parametrize(
+    ("key", "server"),
+    [
+        (API_KEY, "http://mayfly.example"),
+        (API_KEY + "\r\nX: y", "https://mayfly.example"),
+        ("mayfly_short", "https://mayfly.example"),
+        ("", "https://mayfly.example"),
+    ],
+)
+def test_key_that_is_none_or_would_travel_in_the_clear_is_refused(key: str, server: str) -> None:
+    with pytest.raises(ValueError, match=r"^$"):
+        KeyFor(key, server)
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (["--audience", "role:support"], "need --vault guarded"),
+        (["--policy", "missing.json"], "need --vault guarded"),
+        (["--vault", "guarded", "--policy", "missing.json"], "not a JSON object"),
+        (["--vault", "guarded", "--policy", "p", "--markdown"], "neither a file nor markdown"),
+        (["--vault", "cellar"], "Invalid value"),
+    ],
+)
+def test_audience_and_record_that_cannot_be_are_refused_before_anything_is_sent(options: list[str], why: str) -> None:
+    done = _mayfly(None, "send", *options, given=b"[]")
+    assert done.returncode == 2
+    assert why in done.stderr.decode()
 
 
 _LINK_PATH = "/message/00000000-0000-4000-8000-000000000000#4uQeVj5tqViQh7yWWGStvkEG1Zmhx6uasJtWCJziofM"

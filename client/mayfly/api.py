@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import ssl
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import httpx
@@ -16,8 +17,12 @@ import httpx
 _PAUSES = (0.5, 1.0, 2.0)
 """Seconds between the tries of a request whose answer was lost: all of them within a lease."""
 _CHUNK_BYTES = 64 * 1024
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _NO_MAYFLY = "That is perhaps no Mayfly: is the address right?"
 Progress = Callable[[int], None]
+
+Vault = Literal["open", "guarded", "sealed"]
+CREATE: dict[Vault, str] = {"open": "/", "guarded": "/guarded", "sealed": "/sealed"}
 
 _ANOTHERS_FRAGMENT = (
     "The part of this link after # belongs to another message. Nothing was used up. Ask the sender for the whole link."
@@ -48,11 +53,11 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """What the server tells before a message is opened. `message` is there if reading uses nothing up."""
+    """What the server tells before a message is opened. `answer` is the message itself, if reading uses nothing up."""
 
     needs_passphrase: bool
     end_to_end: bool
-    message: dict[str, Any] | None = None
+    answer: dict[str, Any] | None = None
 
 
 def read_server(text: str) -> str:
@@ -67,20 +72,43 @@ def read_server(text: str) -> str:
 def read_link(text: str) -> Link:
     """Take a link apart. Raises ValueError if it is not one."""
     url, _, fragment = text.strip().partition("#")
-    return Link(_read_address(url, "message"), fragment)
+    return Link(_read_address(url, "/message", "/guarded", "/sealed"), fragment)
 
 
 def read_receipt(text: str) -> str:
     """The address of a receipt. Raises ValueError if it is not one."""
-    return _read_address(text.strip(), "receipt")
+    return _read_address(text.strip(), "/guarded/receipt", "/sealed/receipt", "/receipt")
 
 
-def _read_address(url: str, kind: str) -> str:
+def _read_address(url: str, *paths: str) -> str:
     url = url.partition("?")[0]  # services append parameters of their own to links that are passed around
-    server, slash, name = url.rpartition(f"/{kind}/")
-    if not slash or not name or not (name.isascii() and name.replace("-", "").replace("_", "").isalnum()):
+    before, _, name = url.rpartition("/")
+    path = next((path for path in paths if before.endswith(path)), None)
+    if path is None or not name or not (name.isascii() and name.replace("-", "").replace("_", "").isalnum()):
         raise ValueError
-    return f"{read_server(server)}/{kind}/{name}"
+    return f"{read_server(before.removesuffix(path))}{path}/{name}"
+
+
+class KeyFor(httpx.Auth):
+    """An API key, shown to one server and to no other: a link may lead anywhere."""
+
+    def __init__(self, key: str, server: str) -> None:
+        """Raises ValueError if others could listen on the way to the server, or the key is not one."""
+        self._server = httpx.URL(server)
+        if self._server.scheme != "https" and self._server.host not in _LOOPBACK:
+            raise ValueError
+        if not re.fullmatch(r"mayfly_[A-Za-z0-9_-]{43}", key):
+            raise ValueError
+        self._header = f"Bearer {key}"
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        if _origin(request.url) == _origin(self._server):
+            request.headers["Authorization"] = self._header
+        yield request
+
+
+def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
+    return url.scheme, url.host, url.port or {"http": 80, "https": 443}.get(url.scheme)
 
 
 def new_lease(waiting: Waiting) -> str:
@@ -99,12 +127,12 @@ class Api:
     def __init__(self, http: httpx.Client) -> None:
         self._http = http
 
-    def create(self, server: str, fields: dict[str, Any], progress: Progress | None = None) -> dict[str, Any]:
+    def create(self, server: str, vault: Vault, fields: dict[str, Any], progress: Progress | None = None) -> dict[str, Any]:
         """Store a message and return the server's answer. Not repeated after a lost answer: that would store it twice."""
         body = json.dumps(fields, separators=(",", ":")).encode()
         headers = {"Content-Type": "application/json", "Content-Length": str(len(body))}
         try:
-            created = self._ask("POST", f"{server}/", pauses=(), content=_told(body, progress), headers=headers)
+            created = self._ask("POST", f"{server}{CREATE[vault]}", pauses=(), content=_told(body, progress), headers=headers)
             return created | {"link": read_link(created["link"]).url, "receipt": read_receipt(created["receipt"])}
         except (KeyError, ValueError, AttributeError):
             raise ServerError(0, _NO_MAYFLY) from None
@@ -183,7 +211,12 @@ def _read(answer: httpx.Response) -> dict[str, Any]:
 
 
 def _with_message(answer: dict[str, Any]) -> dict[str, Any]:
-    if not isinstance(answer.get("message"), str) or answer.get("format") not in ("text", "markdown"):
+    if answer.get("format") == "record":
+        fields, masked = answer.get("record"), answer.get("masked")
+        good = isinstance(fields, dict) and isinstance(masked, list) and all(isinstance(text, str) for text in fields.values())
+    else:
+        good = isinstance(answer.get("message"), str) and answer.get("format") in ("text", "markdown")
+    if not good:
         raise ServerError(0, _NO_MAYFLY)
     return answer
 

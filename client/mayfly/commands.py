@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
 import sys
 import unicodedata
@@ -22,7 +23,20 @@ from rich.console import Console
 from rich.progress import Progress
 
 from mayfly import __version__
-from mayfly.api import Api, Link, ServerError, Waiting, leased, new_lease, read_link, read_receipt, read_server
+from mayfly.api import (
+    CREATE,
+    Api,
+    KeyFor,
+    Link,
+    ServerError,
+    Vault,
+    Waiting,
+    leased,
+    new_lease,
+    read_link,
+    read_receipt,
+    read_server,
+)
 from mayfly.envelope import EnvelopeError, Plain, decode_key, decrypt, encode_key, encrypt, new_key, proof_of
 from mayfly.output import CannotWrite, Write, content_of, output, visible
 
@@ -68,6 +82,20 @@ def _server(context: click.Context, parameter: click.Parameter, value: str) -> s
 @click.option("--markdown", is_flag=True, help="The text is markdown.")
 @click.option("--server-encryption", is_flag=True, help="Let the server encrypt, and be able to read: for readers with curl only.")
 @click.option(
+    "--vault", type=click.Choice(tuple(CREATE)), default="open", help="guarded: only people who are signed in can open it."
+)
+@click.option(
+    "--audience",
+    multiple=True,
+    metavar="ROLE|E-MAIL",
+    help="Which of them: role:NAME or account:E-MAIL, as often as need be.  [default: everybody who is signed in]",
+)
+@click.option(
+    "--policy",
+    type=click.Path(path_type=Path),
+    help="FILE is a record, JSON; this file says which role sees which field: show, mask or hide. The server encrypts it.",
+)
+@click.option(
     "--server",
     callback=_server,
     envvar="MAYFLY_SERVER",
@@ -78,7 +106,7 @@ def _server(context: click.Context, parameter: click.Parameter, value: str) -> s
 @click.option("--json", "as_json", is_flag=True, help="Print link, receipt and times as JSON.")
 def send(
     source: str, views: int | None, any_number: bool, expires: int, ask_passphrase: bool, as_file: bool, markdown: bool,
-    server_encryption: bool, server: str, as_json: bool,
+    server_encryption: bool, vault: Vault, audience: tuple[str, ...], policy: Path | None, server: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Send a text (from FILE or standard input) and print its secret link.
 
@@ -87,19 +115,28 @@ def send(
     _refuse(views and any_number, "--views and --any-number contradict each other.")
     _refuse(as_file and markdown, "--file and --markdown contradict each other.")
     _refuse(as_file and server_encryption, "Files are always end-to-end encrypted; leave --server-encryption out.")
+    _refuse(
+        vault == "open" and (audience or policy), "--audience and --policy need --vault guarded: whoever has an open link reads."
+    )
+    _refuse(policy and (as_file or markdown), "A record is neither a file nor markdown.")
     plain = _read_source(source, as_file, markdown)
     passphrase = _ask_passphrase(confirm=True, line=source != "-") if ask_passphrase else None
     fields: dict[str, Any] = {"expires_in": expires, "views": None if any_number else views or 1}
+    if audience:
+        fields["audience"] = list(audience)
     fragment = ""
-    if server_encryption:
+    if server_encryption or policy:
         fields |= {"message": plain.text, "format": plain.format, **({"passphrase": passphrase} if passphrase else {})}
+        if policy:
+            fields |= {"format": "record", "message": _json_object(plain.text.encode(), source)}
+            fields["policy"] = _json_object(_read_bytes(str(policy)), str(policy))
     else:
         key = new_key()
         fragment = "#" + encode_key(key)
         fields |= {"document": encrypt(plain, key, passphrase), "proof": proof_of(key, passphrase)}
         fields["needs_passphrase"] = passphrase is not None
-    with _api() as api, _bar(len(content_of(plain))) as advance:
-        created = api.create(server, fields, advance)
+    with _api(server) as api, _bar(len(content_of(plain))) as advance:
+        created = api.create(server, vault, fields, advance)
     if as_json:
         click.echo(json.dumps({**created, "link": created["link"] + fragment}))
         return
@@ -126,8 +163,8 @@ def open_(link: str | None, path: Path | None, force: bool, as_json: bool, lease
     with _api() as api:
         with output(path, force) as write:
             waiting = leased(found, lease) if lease else api.look(found)
-            if waiting.message is not None:
-                _write(_plain_of(waiting.message), write, as_json)
+            if waiting.answer is not None:
+                _write_answer(waiting.answer, write, as_json)
                 return
             lease = lease or new_lease(waiting)
             _write_opened(api, found, waiting, lease, write, as_json)
@@ -163,12 +200,7 @@ def burn(receipt: str | None, as_json: bool) -> None:
 def _read_source(source: str, as_file: bool, markdown: bool) -> Plain:
     if source == "-" and sys.stdin.isatty():
         click.echo("Type the message, then Ctrl-D.", err=True)
-    try:
-        with nullcontext(sys.stdin.buffer) if source == "-" else Path(source).open("rb") as file:
-            raw = file.read(_MAX_SOURCE_BYTES + 1)
-    except OSError as error:
-        raise click.UsageError(f"{source} cannot be read ({error.strerror}).") from None
-    _refuse(len(raw) > _MAX_SOURCE_BYTES, f"No server takes more than {_MAX_SOURCE_BYTES // 2**20} MiB.")
+    raw = _read_bytes(source)
     if as_file:
         return Plain(file=raw, file_name="" if source == "-" else Path(source).name.encode(errors="replace").decode())
     try:
@@ -177,6 +209,26 @@ def _read_source(source: str, as_file: bool, markdown: bool) -> Plain:
         raise click.UsageError("That is not text in UTF-8; send it with --file.") from None
     _refuse(not text, "The message is empty.")
     return Plain(text, "markdown" if markdown else "text")
+
+
+def _read_bytes(source: str) -> bytes:
+    try:
+        with nullcontext(sys.stdin.buffer) if source == "-" else Path(source).open("rb") as file:
+            raw: bytes = file.read(_MAX_SOURCE_BYTES + 1)
+    except OSError as error:
+        raise click.UsageError(f"{source} cannot be read ({error.strerror}).") from None
+    _refuse(len(raw) > _MAX_SOURCE_BYTES, f"No server takes more than {_MAX_SOURCE_BYTES // 2**20} MiB.")
+    return raw
+
+
+def _json_object(raw: bytes, name: str) -> dict[str, Any]:
+    try:
+        document = json.loads(raw)
+    except (ValueError, RecursionError):
+        document = None
+    if not isinstance(document, dict):
+        raise click.UsageError(f"{name} is not a JSON object.")
+    return document
 
 
 def _asked(name: str, text: str | None, read: Callable[[str], _Read], form: str) -> _Read:
@@ -224,10 +276,10 @@ def _write_opened(api: Api, link: Link, waiting: Waiting, lease: str, write: Wri
     proof = proof_of(key, passphrase) if key else None
     with _opened_but_lost(lease):
         if key is None:
-            plain = _plain_of(api.open(link, lease, passphrase=passphrase))
+            _write_answer(api.open(link, lease, passphrase=passphrase), write, as_json)
         else:
-            plain = decrypt(api.open(link, lease, proof=proof).get("document"), key, passphrase, MAX_CONTENT_BYTES)
-        _write(plain, write, as_json)
+            document = api.open(link, lease, proof=proof).get("document")
+            _write(decrypt(document, key, passphrase, MAX_CONTENT_BYTES), write, as_json)
 
 
 def _key(link: Link, waiting: Waiting) -> bytes | None:
@@ -242,8 +294,14 @@ def _key(link: Link, waiting: Waiting) -> bytes | None:
         _fail(WRONG_KEY, f"{error} Nothing was used up.")
 
 
-def _plain_of(answer: dict[str, Any]) -> Plain:
-    return Plain(answer["message"], answer["format"])
+def _write_answer(answer: dict[str, Any], write: Write, as_json: bool) -> None:
+    """Write what the server encrypted. Of a record, each reader has a view of their own."""
+    if answer["format"] != "record":
+        _write(Plain(answer["message"], answer["format"]), write, as_json)
+    elif as_json:
+        write(Plain(json.dumps({name: answer[name] for name in ("record", "masked", "format")}) + "\n"))
+    else:
+        write(Plain("".join(f"{name}: {text}\n" for name, text in answer["record"].items())))
 
 
 def _write(plain: Plain, write: Write, as_json: bool) -> None:
@@ -295,21 +353,32 @@ def _bar(size: int) -> Iterator[Any]:
 
 
 @contextmanager
-def _api() -> Iterator[Api]:
-    """The server, with what can go wrong as exit codes."""
+def _api(server: str | None = None) -> Iterator[Api]:
+    """The server, with what can go wrong as exit codes. An API key is shown to `server`, or that of MAYFLY_SERVER, alone."""
     try:
-        http = httpx.Client(timeout=httpx.Timeout(60, connect=10), follow_redirects=False)
+        http = httpx.Client(timeout=httpx.Timeout(60, connect=10), follow_redirects=False, auth=_api_key(server))
     except (ImportError, ValueError, httpx.InvalidURL):
         raise click.UsageError("The proxy that the environment names (HTTPS_PROXY and the like) is not of a known kind.") from None
     try:
         with http:
             yield Api(http)
     except ServerError as error:
-        _fail({404: GONE, 403: WRONG_KEY}.get(error.status, SERVER), str(error))
+        hint = " Set MAYFLY_API_KEY, and MAYFLY_SERVER to the server that made it." if error.status == 401 else ""
+        _fail({404: GONE, 401: WRONG_KEY, 403: WRONG_KEY}.get(error.status, SERVER), f"{error}{hint}")
     except CannotWrite as error:
         _fail(CONTENT, f"{error} Nothing was used up.")
     except httpx.InvalidURL:
         raise click.UsageError("That is not the address of a server.") from None
+
+
+def _api_key(server: str | None) -> KeyFor | None:
+    key, server = os.environ.get("MAYFLY_API_KEY"), server or os.environ.get("MAYFLY_SERVER")
+    if not key or not server:
+        return None
+    try:
+        return KeyFor(key.strip(), read_server(server))
+    except ValueError:
+        raise click.UsageError("MAYFLY_API_KEY is not an API key, or its server (MAYFLY_SERVER) is not reached by https.") from None
 
 
 def _refuse(condition: object, why: str) -> None:
