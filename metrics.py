@@ -26,7 +26,7 @@ from records import CIRCUITS, SECOND, VAULT_NAMES, Circuit, Counts, VaultName
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 """The buckets of latency: from a message in memory (0.1–0.3 ms) to whoever waits for a passphrase and a slow database."""
 
-METHODS = frozenset(("GET", "HEAD", "POST", "DELETE", "OPTIONS"))
+METHODS = frozenset(("GET", "HEAD", "POST", "PATCH", "DELETE", "OPTIONS"))
 """Those that an address may take; what else a client may write as a method counts as `other`."""
 
 REASONS = (

@@ -24,6 +24,7 @@ from metrics import Metrics
 from scheduler import PurgeScheduler, purge_until_stopped
 from settings import Settings
 from web.app import build_app
+from web.authentication import Authentication
 from web.express import Express
 from web.gate import Gate
 from web.handlers import Handlers
@@ -54,8 +55,10 @@ def create_app(settings: Settings | None = None, now: Clock | None = None) -> Ga
         atexit.register(purge.stop)
     limits = Limits(settings.create_rate)
     handlers = [Handlers(vault, settings) for vault in vaults]
-    scrape = Scrape(vaults, metrics, limits, settings.metrics_token) if settings.metrics_token else None
-    return Gate(build_app(handlers, limits, scrape), settings, limits, metrics, Express(handlers[0]) if settings.express else None)
+    authentication = Authentication(settings, vaults[0].keys, limits)
+    app = build_app(handlers, authentication, Scrape(vaults, metrics) if settings.metrics_token else None)
+    express = Express(handlers[0], settings.create == "anyone") if settings.express else None
+    return Gate(app, settings, limits, metrics, express)
 
 
 def open_vaults(settings: Settings, now: Clock | None = None, metrics: Metrics | None = None) -> list[Vault]:

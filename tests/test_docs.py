@@ -33,8 +33,9 @@ from server import open_vaults
 from storage import sql, valkey_nodes
 from tests.requirements import require_program
 from tests.serving import PROJECT, Served
-from web import admin, bodies, errors, gate, limits, rsgi, scrape
+from web import authentication, bodies, errors, gate, limits, rsgi, scrape
 from web.app import build_app
+from web.authentication import Authentication
 from web.handlers import Handlers
 from web.limits import Limits
 from web.scrape import Scrape
@@ -148,8 +149,9 @@ def test_every_route_is_documented_and_no_other(tmp_path: Path) -> None:
     keyfile.create(key_file)
     chosen = settings.Settings(key_file=key_file)
     vaults = open_vaults(chosen)
-    scraped = Scrape(vaults, Metrics(), Limits(0), "a token")
-    rules = build_app([Handlers(vault, chosen) for vault in vaults], Limits(0), scraped).url_map.iter_rules()
+    asks_nobody = Authentication(chosen, vaults[0].keys, Limits(0))
+    scraped = Scrape(vaults, Metrics())
+    rules = build_app([Handlers(vault, chosen) for vault in vaults], asks_nobody, scraped).url_map.iter_rules()
     served = {f"{method} {rule.rule}" for rule in rules for method in rule.methods or () if method not in ("HEAD", "OPTIONS")}
     for vault in vaults:
         vault.store.close()
@@ -253,7 +255,7 @@ def test_limits_are_documented_with_the_numbers_that_hold() -> None:
     assert rows["creates a minute and client"] == f"MAYFLY_CREATE_RATE, {settings.Settings().create_rate}"
     assert f"within {gate.BODY_SECONDS} seconds" in HTTP_PAGE
     assert f"more than {bodies.MAX_JSON_DEPTH} levels" in HTTP_PAGE.replace("\n", " ")
-    assert admin.SESSION_SECONDS == 30 * 60
+    assert authentication.ADMIN_SESSION_SECONDS == 30 * 60
     assert "lasts half an hour" in HTTP_PAGE
 
 

@@ -33,7 +33,6 @@ from tests import raw
 from tests.racing import connections, request
 from tests.serving import PROJECT, Served, Server
 from tests.stores import SetClock, put
-from web.limits import Limits
 from web.rsgi import lane_of
 from web.scrape import Scrape
 
@@ -163,7 +162,7 @@ def test_requests_are_timed_by_route_method_and_status(served: Served) -> None:
     served.http.head(message.path)
     served.http.get(message.receipt_path)
     served.http.get("/guarded/receipt/x")
-    served.http.request("PATCH", "/sealed")
+    served.http.request("PUT", "/sealed")
     served.http.get("/message")
     figures = scrape(served)
     for route, method, status, count in (
@@ -319,11 +318,11 @@ def scraping(folder: Path, **stores: SqliteStore) -> Scrape:
         keyfile.create(folder / "key.json")
     keys = KeyFile(folder / "key.json")
     vaults = [Vault(stores[name], keys, 30, 1024, name) for name in VAULT_NAMES if name in stores]
-    return Scrape(vaults, Metrics(), Limits(0), TOKEN)
+    return Scrape(vaults, Metrics())
 
 
 def ask(asked: Scrape) -> Figures:
-    environ = {"HTTP_AUTHORIZATION": f"Bearer {TOKEN}", "REMOTE_ADDR": "127.0.0.1", "wsgi.multiprocess": False}
+    environ = {"wsgi.multiprocess": False}
     return Figures(asked.metrics(environ).body.decode())
 
 

@@ -17,6 +17,7 @@ import server as mayfly
 from settings import Settings
 from tests.serving import CreatedMessage, Served
 from web.app import build_app
+from web.authentication import Authentication
 from web.handlers import Handlers
 from web.limits import Limits
 
@@ -50,9 +51,9 @@ def all_rules(folder: Path) -> list[str]:
     keyfile.create(key_file)
     settings = Settings(key_file=key_file)
     vaults = mayfly.open_vaults(settings)
-    return sorted(
-        {rule.rule for rule in build_app([Handlers(vault, settings) for vault in vaults], Limits(0)).url_map.iter_rules()}
-    )
+    authentication = Authentication(settings, vaults[0].keys, Limits(0))
+    app = build_app([Handlers(vault, settings) for vault in vaults], authentication)
+    return sorted({rule.rule for rule in app.url_map.iter_rules()})
 
 
 @pytest.fixture(scope="module")

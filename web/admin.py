@@ -7,96 +7,102 @@ neither.
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import secrets
 from collections.abc import Sequence
 
-from flask import Blueprint, Response, request
-from itsdangerous import BadSignature, TimestampSigner
-
 from errors import BodyRefused, FieldRefused, ForgedRequest, NotSignedIn
-from keyfile import KeyFile
 from messages import Vault, ask_each, purge_all, take_down
 from web import answers, pages
-from web.answers import HTML, Answer
+from web.answers import HTML, TEXT, Answer
+from web.authentication import ADMIN_COOKIE, ADMIN_SESSION_SECONDS, Authentication, actor_of
+from web.cookies import cookie
 from web.errors import REASON, reason_of
-from web.handlers import body_of, own_origin
-from web.limits import Limits
+from web.handlers import Environ, body_of
 from web.negotiation import wanted_by
-from web.routes import respond
-
-SESSION_SECONDS = 30 * 60
 
 
-def blueprint(vaults: Sequence[Vault], limits: Limits) -> Blueprint:
+class Admin:
     """`/admin` and `/delete`, for all vaults."""
-    keys = vaults[0].keys
-    routes = Blueprint("admin", __name__)
 
-    def page(session: str, done: str | None = None) -> Response:
-        form_token = _form_token(keys, session)
-        return respond(Answer(200, HTML, pages.admin(wanted_by(request.environ), _stores(vaults), form_token, done)))
+    def __init__(self, vaults: Sequence[Vault], authentication: Authentication) -> None:
+        self._vaults = vaults
+        self._authentication = authentication
 
-    def require_token(token: str) -> None:
-        client = request.environ["REMOTE_ADDR"]
-        limits.require_sign_in(client)
-        if not keys.ring().is_admin_token(token):
-            limits.count_wrong_sign_in(client)
+    def door(self, environ: Environ) -> Answer:
+        """`GET /admin`, for who is not signed in."""
+        return Answer(200, HTML, pages.sign_in(wanted_by(environ)))
+
+    def show(self, environ: Environ) -> Answer:
+        """`GET /admin`"""
+        return self._page(environ)
+
+    def sign_in(self, environ: Environ) -> Answer:
+        """`POST /admin`, for who is not signed in. Raises NotSignedIn unless it is the form with the admin token."""
+        fields = self._form(environ)
+        if set(fields) != {"token"}:
             raise NotSignedIn
-
-    @routes.get("/admin")
-    def show() -> Response:
         try:
-            return page(_session(keys))
-        except NotSignedIn:
-            return respond(Answer(200, HTML, pages.sign_in(wanted_by(request.environ))))
+            self._authentication.require_admin_token(environ, fields["token"])
+        except NotSignedIn as refusal:
+            environ[REASON] = reason_of(refusal)
+            wanted = wanted_by(environ)
+            problem = wanted.language.say("That is not the admin token.")
+            return Answer(401, HTML, pages.sign_in(wanted, problem), _CHALLENGE)
+        session = self._authentication.admin_signer().sign(secrets.token_urlsafe(16)).decode()
+        return self._back_with_cookie(environ, session, ADMIN_SESSION_SECONDS)
 
-    @routes.post("/admin")
-    def act() -> Response:
-        fields = _form()
-        _require_own_page()
+    def act(self, environ: Environ) -> Answer:
+        """`POST /admin`"""
+        fields = self._form(environ)
         if set(fields) == {"token"}:
-            try:
-                require_token(fields["token"])
-            except NotSignedIn as refusal:
-                request.environ[REASON] = reason_of(refusal)
-                wanted = wanted_by(request.environ)
-                problem = wanted.language.say("That is not the admin token.")
-                return respond(Answer(401, HTML, pages.sign_in(wanted, problem), _CHALLENGE))
-            return _back_with_cookie(_signer(keys).sign(secrets.token_urlsafe(16)).decode(), SESSION_SECONDS)
-        session = _session(keys)
-        if not hmac.compare_digest(fields.pop("form_token", "").encode(), _form_token(keys, session).encode()):
+            return self.sign_in(environ)
+        if not hmac.compare_digest(fields.pop("form_token", "").encode(), self._form_token(environ).encode()):
             raise ForgedRequest
-        language = wanted_by(request.environ).language
+        language = wanted_by(environ).language
         match fields:
             case {"do": "purge", **rest} if not rest:
-                return page(session, language.count("Purged %(num)s message.", "Purged %(num)s messages.", purge_all(vaults)))
+                purged = purge_all(self._vaults)
+                return self._page(environ, language.count("Purged %(num)s message.", "Purged %(num)s messages.", purged))
             case {"do": "take-down", "link": link, **rest} if not rest:
-                if take_down(vaults, link):
-                    return page(session, language.say("The message was taken down."))
-                return page(session, language.say("There is no message at that link."))
+                if take_down(self._vaults, link):
+                    return self._page(environ, language.say("The message was taken down."))
+                return self._page(environ, language.say("There is no message at that link."))
             case {"do": "sign-out", **rest} if not rest:
-                return _back_with_cookie("", 0)
+                return self._back_with_cookie(environ, "", 0)
         raise FieldRefused("", "The form has fields that this page does not have.")
 
-    @routes.post("/delete")
-    def delete() -> Response:
-        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-        if scheme.lower() != "bearer":
-            raise NotSignedIn
-        require_token(token.strip())
-        if request.query_string:
+    def delete(self, environ: Environ) -> Answer:
+        """`POST /delete`"""
+        if environ.get("QUERY_STRING"):
             raise BodyRefused("Send link=… in the body: nothing was purged or taken down.")
-        fields = body_of(request.environ).fields
+        fields = body_of(environ).fields
         if not fields:
-            return respond(answers.deleted(purge_all(vaults)))
+            return answers.deleted(purge_all(self._vaults))
         link = fields.get("link")
         if set(fields) != {"link"} or not isinstance(link, str):
             raise FieldRefused("link", "Send link=… to take one message down, or nothing to purge what has expired.")
-        return respond(answers.deleted(int(take_down(vaults, link))))
+        return answers.deleted(int(take_down(self._vaults, link)))
 
-    return routes
+    def _page(self, environ: Environ, done: str | None = None) -> Answer:
+        return Answer(200, HTML, pages.admin(wanted_by(environ), _stores(self._vaults), self._form_token(environ), done))
+
+    def _form(self, environ: Environ) -> dict[str, str]:
+        body = body_of(environ)
+        if body.kind != "form":
+            raise FieldRefused("", "This page takes its own forms. Scripts use POST /delete.")
+        self._authentication.require_own_page(environ)
+        return {name: str(value) for name, value in body.fields.items()}
+
+    def _form_token(self, environ: Environ) -> str:
+        """What the forms of this session's page carry, and no other page can know."""
+        session = actor_of(environ).credential or ""
+        secret = self._authentication.keys.ring().session_secret()
+        return hmac.new(secret, b"form\x00" + session.encode(), "sha256").hexdigest()
+
+    def _back_with_cookie(self, environ: Environ, value: str, seconds: int) -> Answer:
+        header = cookie(ADMIN_COOKIE, value, seconds, self._authentication.is_https(environ))
+        return Answer(303, TEXT, b"", (("Location", f"/admin{wanted_by(environ).lang_query}"), header))
 
 
 def _stores(vaults: Sequence[Vault]) -> list[pages.Store]:
@@ -106,49 +112,3 @@ def _stores(vaults: Sequence[Vault]) -> list[pages.Store]:
 
 
 _CHALLENGE = (("WWW-Authenticate", 'Bearer realm="mayfly"'),)
-
-
-def _form() -> dict[str, str]:
-    body = body_of(request.environ)
-    if body.kind != "form":
-        raise FieldRefused("", "This page takes its own forms. Scripts use POST /delete.")
-    return {name: str(value) for name, value in body.fields.items()}
-
-
-def _require_own_page() -> None:
-    """Raise ForgedRequest for a form that another site sent. Both headers are set by the browser, not by the page.
-
-    Under our `Referrer-Policy: no-referrer` browsers send `Origin: null` with our own forms too (Fetch, "append a request Origin
-    header"): then Sec-Fetch-Site alone tells them from others'.
-    """
-    site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
-    own = (None, own_origin(request.environ)) if site is None else (None, own_origin(request.environ), "null")
-    if site not in (None, "same-origin", "none") or origin not in own:
-        raise ForgedRequest
-
-
-def _cookie_name() -> str:
-    return "__Host-mayfly-admin" if request.environ["wsgi.url_scheme"] == "https" else "mayfly-admin"
-
-
-def _back_with_cookie(value: str, seconds: int) -> Response:
-    secure = request.environ["wsgi.url_scheme"] == "https"
-    answer = Response(status=303, headers={"Location": f"/admin{wanted_by(request.environ).lang_query}"})
-    answer.set_cookie(_cookie_name(), value, max_age=seconds, path="/", secure=secure, httponly=True, samesite="Strict")
-    return answer
-
-
-def _signer(keys: KeyFile) -> TimestampSigner:
-    return TimestampSigner(keys.ring().session_secret(), salt=b"mayfly admin", digest_method=hashlib.sha256)
-
-
-def _session(keys: KeyFile) -> str:
-    """The id of the session that the cookie names. Raises NotSignedIn if there is none, or none any more."""
-    try:
-        return _signer(keys).unsign(request.cookies.get(_cookie_name(), ""), max_age=SESSION_SECONDS).decode()
-    except BadSignature:
-        raise NotSignedIn from None
-
-
-def _form_token(keys: KeyFile, session: str) -> str:
-    return hmac.new(keys.ring().session_secret(), b"form\x00" + session.encode(), "sha256").hexdigest()

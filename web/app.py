@@ -10,42 +10,35 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from werkzeug.exceptions import NotFound as NoSuchRoute
 
 from errors import BodyRefused, MayflyError, MethodRefused, NotFound
-from web import admin, routes
+from web import routes
+from web.admin import Admin
 from web.answers import Answer
+from web.authentication import NEEDS, Authentication
 from web.handlers import Handlers, Probes
-from web.limits import Limits
 from web.scrape import Scrape
 
 _MEDIA_TYPES = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}
 
 
-def build_app(vaults: Sequence[Handlers], limits: Limits, scrape: Scrape | None = None) -> Flask:
+def build_app(vaults: Sequence[Handlers], authentication: Authentication, scrape: Scrape | None = None) -> Flask:
     """The routes of one server: of each of its vaults, and those that they share. Without `scrape` there is no `/metrics`.
 
-    It must stand behind a `Gate`, which reads bodies and sets headers.
+    It must stand behind a `Gate`, which reads bodies and sets headers. Raises LookupError for a route that does not say what it
+    needs of who asks.
     """
     app = Flask("mayfly", static_folder=None, template_folder=None)
     app.url_map.merge_slashes = False
     for handlers in vaults:
-        app.register_blueprint(routes.vault_blueprint(handlers))
-    app.register_blueprint(routes.probes_blueprint(Probes([handlers.vault for handlers in vaults])))
+        app.register_blueprint(routes.vault_blueprint(handlers, authentication))
+    every = [handlers.vault for handlers in vaults]
+    app.register_blueprint(routes.probes_blueprint(Probes(every), authentication))
     if scrape:
-        app.register_blueprint(routes.scrape_blueprint(scrape))
-    app.register_blueprint(admin.blueprint([handlers.vault for handlers in vaults], limits))
-
-    # Read once: no path that a client chooses reaches the file system.
-    folder = Path(__file__).resolve().parent / "static"
-    files = {
-        path.relative_to(folder).as_posix(): Answer(200, _MEDIA_TYPES[path.suffix], path.read_bytes())
-        for path in folder.rglob("*")
-        if path.suffix in _MEDIA_TYPES
-    }
-
-    @app.get("/static/<path:name>")
-    def static(name: str) -> Response:
-        if name not in files:
-            raise NotFound
-        return routes.respond(files[name])
+        app.register_blueprint(routes.scrape_blueprint(scrape, authentication))
+    app.register_blueprint(routes.admin_blueprint(Admin(every, authentication), authentication))
+    app.register_blueprint(routes.static_blueprint(_static_files(), authentication))
+    for rule in app.url_map.iter_rules():
+        if getattr(app.view_functions[rule.endpoint], "needs", None) not in NEEDS:
+            raise LookupError(f"{rule.rule} does not say what it needs of who asks")
 
     @app.errorhandler(HTTPException)
     def tell(error: HTTPException) -> Response:
@@ -54,6 +47,16 @@ def build_app(vaults: Sequence[Handlers], limits: Limits, scrape: Scrape | None 
     # Everything that is raised reaches the gate, which tells it.
     app.config["PROPAGATE_EXCEPTIONS"] = True
     return app
+
+
+def _static_files() -> dict[str, Answer]:
+    """Read once: no path that a client chooses reaches the file system."""
+    folder = Path(__file__).resolve().parent / "static"
+    return {
+        path.relative_to(folder).as_posix(): Answer(200, _MEDIA_TYPES[path.suffix], path.read_bytes())
+        for path in folder.rglob("*")
+        if path.suffix in _MEDIA_TYPES
+    }
 
 
 def _as_ours(error: HTTPException) -> MayflyError:

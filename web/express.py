@@ -16,15 +16,22 @@ _BODIES = ("text/plain", "application/json", "application/x-www-form-urlencoded"
 class Express:
     """The lane of one server."""
 
-    def __init__(self, handlers: Handlers) -> None:
+    def __init__(self, handlers: Handlers, anyone_creates: bool) -> None:
+        """`anyone_creates`: whether creating needs no account. Who shows nothing is nobody, and is not asked for more in here."""
         self._handlers = handlers
+        self._anyone_creates = anyone_creates
 
     def __call__(self, environ: Environ) -> Answer | None:
         """Answer a request, or return None for Flask to do it. Raises what the handler raises."""
         method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
         if "HTTP_COOKIE" in environ or "HTTP_AUTHORIZATION" in environ:
             return None
-        if path == "/" and method == "POST" and environ.get("CONTENT_TYPE", "").partition(";")[0] in _BODIES:
+        if (
+            path == "/"
+            and method == "POST"
+            and self._anyone_creates
+            and environ.get("CONTENT_TYPE", "").partition(";")[0] in _BODIES
+        ):
             return self._handlers.create(environ)
         if path.startswith(_MESSAGE) and (link_id := path[len(_MESSAGE) :]) and "/" not in link_id:
             if method == "GET":

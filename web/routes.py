@@ -1,56 +1,105 @@
-"""The routes of the vaults, as Flask knows them: which method of which address is which handler."""
+"""The routes, as Flask knows them: which method of which address is which handler, and what it needs of who asks.
+
+Default-deny: nothing is added without its need, and `Authentication` stands in front of every handler.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from flask import Blueprint, Response, request
 
+from errors import AccountRequired, NotFound, NotSignedIn
+from web.admin import Admin
 from web.answers import Answer
+from web.authentication import ACTOR, Authentication, Need
 from web.gate import headers_of
-from web.handlers import Handler, Handlers, Probes
+from web.handlers import Environ, Handler, Handlers, Probes
 from web.paths import CREATE, MESSAGE, RECEIPT
 from web.scrape import Scrape
 
+Door = Callable[[Environ], Answer]
+"""What is answered to somebody who is not signed in, instead of the refusal."""
 
-def vault_blueprint(handlers: Handlers) -> Blueprint:
+
+class Routes:
+    """Routes with their needs, in a blueprint."""
+
+    def __init__(self, name: str, authentication: Authentication) -> None:
+        self.blueprint = Blueprint(name, __name__)
+        self._authentication = authentication
+
+    def add(self, rule: str, method: str, handler: Handler, needs: Need, door: Door | None = None) -> None:
+        """Let `handler` answer `method` of `rule`, once `needs` is met. What is needed stands in the view's `needs`."""
+
+        def view(**parts: str) -> Response:
+            environ = request.environ
+            try:
+                environ[ACTOR] = self._authentication.admit(needs, environ)
+                return respond(handler(environ, **parts))
+            except (NotSignedIn, AccountRequired):
+                if door is None:
+                    raise
+                return respond(door(environ))
+
+        view.needs = needs  # type: ignore[attr-defined]
+        self.blueprint.add_url_rule(rule, handler.__name__, view, methods=[method])
+
+
+def vault_blueprint(handlers: Handlers, authentication: Authentication) -> Blueprint:
     """All routes of the messages and receipts of one vault. The page to write is the open one's."""
     name = handlers.vault.name
     create, message, receipt = CREATE[name], f"{MESSAGE[name]}<link_id>", f"{RECEIPT[name]}<token>"
-    routes = Blueprint(name, __name__)
+    reading: Need = "anyone" if name == "open" else "messages:read"
+    routes = Routes(name, authentication)
     if name == "open":
-        _add(routes, create, "GET", handlers.write)
-    for rule, method, handler in (
-        (create, "POST", handlers.create),
-        (message, "GET", handlers.look),
-        (message, "POST", handlers.open),
-        (message, "DELETE", handlers.confirm),
-        (receipt, "GET", handlers.receipt),
-        (receipt, "DELETE", handlers.burn),
-        (receipt, "POST", handlers.burn_by_form),
-    ):
-        _add(routes, rule, method, handler)
-    return routes
+        routes.add(create, "GET", handlers.write, "anyone")
+    routes.add(create, "POST", handlers.create, "create")
+    routes.add(message, "GET", handlers.look, reading)
+    routes.add(message, "POST", handlers.open, reading)
+    routes.add(message, "DELETE", handlers.confirm, reading)
+    # Who has a receipt made the message, or had it from whoever did.
+    routes.add(receipt, "GET", handlers.receipt, "anyone")
+    routes.add(receipt, "DELETE", handlers.burn, "anyone")
+    routes.add(receipt, "POST", handlers.burn_by_form, "anyone")
+    return routes.blueprint
 
 
-def probes_blueprint(probes: Probes) -> Blueprint:
+def probes_blueprint(probes: Probes, authentication: Authentication) -> Blueprint:
     """`/healthz` and `/readyz`."""
-    routes = Blueprint("probes", __name__)
-    _add(routes, "/healthz", "GET", probes.alive)
-    _add(routes, "/readyz", "GET", probes.ready)
-    return routes
+    routes = Routes("probes", authentication)
+    routes.add("/healthz", "GET", probes.alive, "anyone")
+    routes.add("/readyz", "GET", probes.ready, "anyone")
+    return routes.blueprint
 
 
-def scrape_blueprint(scrape: Scrape) -> Blueprint:
+def scrape_blueprint(scrape: Scrape, authentication: Authentication) -> Blueprint:
     """`/metrics`."""
-    routes = Blueprint("scrape", __name__)
-    _add(routes, "/metrics", "GET", scrape.metrics)
-    return routes
+    routes = Routes("scrape", authentication)
+    routes.add("/metrics", "GET", scrape.metrics, "metrics token")
+    return routes.blueprint
 
 
-def _add(routes: Blueprint, rule: str, method: str, handler: Handler) -> None:
-    def view(**parts: str) -> Response:
-        return respond(handler(request.environ, **parts))
+def admin_blueprint(admin: Admin, authentication: Authentication) -> Blueprint:
+    """`/admin` and `/delete`."""
+    routes = Routes("admin", authentication)
+    routes.add("/admin", "GET", admin.show, "admin page", admin.door)
+    routes.add("/admin", "POST", admin.act, "admin page", admin.sign_in)
+    routes.add("/delete", "POST", admin.delete, "admin token")
+    return routes.blueprint
 
-    routes.add_url_rule(rule, handler.__name__, view, methods=[method])
+
+def static_blueprint(files: dict[str, Answer], authentication: Authentication) -> Blueprint:
+    """`/static/…`"""
+    routes = Routes("files", authentication)
+
+    def static(environ: Environ, name: str) -> Answer:
+        if name not in files:
+            raise NotFound
+        return files[name]
+
+    routes.add("/static/<path:name>", "GET", static, "anyone")
+    return routes.blueprint
 
 
 def respond(answer: Answer) -> Response:

@@ -1,4 +1,4 @@
-"""`GET /metrics`, for Prometheus: who may read it, and what the stores are asked for it.
+"""`GET /metrics`, for Prometheus: what the stores are asked for it.
 
 Stores are asked in threads of their own, and not at each scrape: none makes one slow or fail. There is no such address unless the
 operator has set a token for it.
@@ -6,7 +6,6 @@ operator has set a token for it.
 
 from __future__ import annotations
 
-import hmac
 import threading
 import time
 from collections.abc import Sequence
@@ -15,13 +14,12 @@ from contextlib import suppress
 
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
-from errors import MetricsTokenRequired, StoreFailed, Unavailable
+from errors import StoreFailed, Unavailable
 from messages import Vault
 from metrics import Metrics, StoreFigures
 from records import Counts
 from web.answers import Answer
 from web.handlers import Environ
-from web.limits import Limits
 
 GOOD_SECONDS = 3.0
 """How long the figures of a store are told again; longer if they took long: counting takes no more than 2 % of the time."""
@@ -34,15 +32,12 @@ _PATIENCE_SECONDS = 1.0
 class Scrape:
     """What Prometheus asks a server."""
 
-    def __init__(self, vaults: Sequence[Vault], metrics: Metrics, limits: Limits, token: str) -> None:
+    def __init__(self, vaults: Sequence[Vault], metrics: Metrics) -> None:
         self._stores = [_Asked(vault) for vault in vaults]
         self._metrics = metrics
-        self._limits = limits
-        self._token = token.encode()
 
     def metrics(self, environ: Environ) -> Answer:
         """`GET /metrics`"""
-        self._require_token(environ)
         if environ["wsgi.multiprocess"] and not self._metrics.shared:
             raise Unavailable(
                 "Each process of this server counts for itself: start gunicorn with the project's gunicorn.conf.py.", 60
@@ -52,17 +47,6 @@ class Scrape:
             store.ask()
         figures = {store.vault.name: store.figures(max(0, end - time.monotonic())) for store in self._stores}
         return Answer(200, CONTENT_TYPE_PLAIN_0_0_4, self._metrics.text(figures))
-
-    def _require_token(self, environ: Environ) -> None:
-        """Raise MetricsTokenRequired, or TooManySignIns: wrong tokens are counted with those of the admin."""
-        scheme, _, token = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
-        if scheme.lower() != "bearer":
-            raise MetricsTokenRequired
-        client = environ["REMOTE_ADDR"]
-        self._limits.require_sign_in(client)
-        if not hmac.compare_digest(token.strip().encode(), self._token):
-            self._limits.count_wrong_sign_in(client)
-            raise MetricsTokenRequired
 
 
 class _Asked:
