@@ -6,129 +6,140 @@ Where the fields came from (a form, JSON, the command line) is not known here, a
 from __future__ import annotations
 
 import json
-import re
+from dataclasses import dataclass
+from typing import Any
 
 from errors import FieldRefused
-from records import MAX_LIFETIME_SECONDS, MAX_VIEWS, MIN_LIFETIME_SECONDS, Draft
+from fields import Choice, Field, Flag, Model, Text, Whole
+from fields.documents import Document, Proof
+from fields.guarded import AudienceOf, PolicyOf, Record
+from records import EVERYONE, MAX_LIFETIME_SECONDS, MAX_VIEWS, MIN_LIFETIME_SECONDS, Draft, VaultName
 
-FIELDS = frozenset({"message", "expires_in", "views", "passphrase", "format"})
-DOCUMENT_FIELDS = frozenset({"document", "proof", "needs_passphrase", "expires_in", "views"})
-_PROOF = re.compile(r"[A-Za-z0-9_-]{43}")
-_BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
-_MAX_EXACT = 2**53 - 1
-"""The largest whole number that JavaScript, which knows floating point only, keeps as it is."""
 MAX_PASSPHRASE_BYTES = 1024
 
 
-def read_draft(fields: dict[str, object]) -> Draft:
-    """Check the fields of a request to create a message, named as in the HTTP contract, and return them as a Draft.
+@dataclass(frozen=True, slots=True)
+class _Message:
+    """`Vault` looks at the rest, whatever room a message comes from."""
+
+    def read(self, name: str, value: object) -> str:
+        return Text().read(name, value)
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "string", "pattern": "^[^\\u0000]+$"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Passphrase:
+    def read(self, name: str, value: object) -> str | None:
+        if value is None:
+            return None
+        text = Text().read(name, value)
+        if not 1 <= len(text.encode()) <= MAX_PASSPHRASE_BYTES:
+            raise FieldRefused(
+                name, "A passphrase has 1 to %(most)s bytes; leave the field out for none.", most=MAX_PASSPHRASE_BYTES
+            )
+        return text
+
+    def schema(self) -> dict[str, Any]:
+        # JSON Schema counts characters: of those with more than one byte fewer are taken.
+        return {"type": ["string", "null"], "minLength": 1, "maxLength": MAX_PASSPHRASE_BYTES}
+
+
+def _not_encoded(known: str) -> FieldRefused:
+    # The name is not told: of a form that was not encoded it may be a piece of the message.
+    return FieldRefused(
+        "",
+        "There is a field that is not known; known are %(known)s. Is the message encoded? (curl: --data-urlencode message=…)",
+        known=known,
+    )
+
+
+def _not_beside_a_document(known: str) -> FieldRefused:
+    return FieldRefused("", "A document goes with these fields and no others: %(known)s.", known=known)
+
+
+_EXPIRES_IN = Field(
+    "expires_in",
+    Whole(MIN_LIFETIME_SECONDS, MAX_LIFETIME_SECONDS),
+    "Seconds until the message is destroyed.",
+    MAX_LIFETIME_SECONDS,
+)
+_VIEWS = Field("views", Whole(1, MAX_VIEWS), "How many times it can be opened; without it, any number of times until it expires.")
+_PASSPHRASE = Field("passphrase", _Passphrase(), "What readers must know beside the link. Five wrong tries destroy the message.")
+_MESSAGE = Field("message", _Message(), "The message: not empty, without NUL.", required=True)
+_FORMAT = Field("format", Choice(("text", "markdown")), "How it is shown.", "text")
+_AUDIENCE = Field("audience", AudienceOf(), "Who may open it: everyone who is signed in, or these roles and accounts.", EVERYONE)
+
+_OF_DOCUMENTS = (
+    Field("document", Document(), "The message as its sender encrypted it, in PrivateBin's format, version 2.", required=True),
+    Field("proof", Proof(), "Derived from the link's fragment: it opens only for who shows the same.", required=True),
+    Field("needs_passphrase", Flag(), "Whether wrong proofs count as tries.", default=False),
+    _EXPIRES_IN,
+    _VIEWS,
+)
+
+MESSAGE = Model(_MESSAGE, _EXPIRES_IN, _VIEWS, _PASSPHRASE, _FORMAT, unknown=_not_encoded)
+DOCUMENT = Model(*_OF_DOCUMENTS, unknown=_not_beside_a_document)
+GUARDED_MESSAGE = Model(_MESSAGE, _EXPIRES_IN, _VIEWS, _PASSPHRASE, _FORMAT, _AUDIENCE, unknown=_not_encoded)
+GUARDED_DOCUMENT = Model(*_OF_DOCUMENTS, _AUDIENCE, unknown=_not_beside_a_document)
+RECORD = Model(
+    Field("message", Record(), "Named texts.", required=True),
+    _EXPIRES_IN,
+    _VIEWS,
+    _PASSPHRASE,
+    Field("format", Choice(("record",)), "Each reader is shown what the policy gives them.", required=True),
+    _AUDIENCE,
+    Field(
+        "policy", PolicyOf(), "For each role, which field it sees: show, mask or hide. What is not there is hidden.", required=True
+    ),
+    unknown=_not_encoded,
+)
+
+FIELDS, DOCUMENT_FIELDS = MESSAGE.names, DOCUMENT.names
+GUARDED_FIELDS = RECORD.names - FIELDS
+
+
+def models_of(vault: VaultName) -> tuple[Model, ...]:
+    """What a request to create a message in a vault may be."""
+    return (MESSAGE, DOCUMENT) if vault == "open" else (GUARDED_MESSAGE, RECORD, GUARDED_DOCUMENT)
+
+
+def read_draft(fields: dict[str, object], vault: VaultName = "open") -> Draft:
+    """Check the fields of a request to create a message in `vault`, named as in the HTTP contract, and return them as a Draft.
 
     Numbers may come as JSON numbers or as text. Raises FieldRefused for an unknown, missing or wrong one.
     """
+    is_record = fields.get("format") == "record"
+    if vault == "open":
+        if is_record or not GUARDED_FIELDS.isdisjoint(fields):
+            name = "format" if is_record else min(GUARDED_FIELDS.intersection(fields))
+            raise FieldRefused(name, "An audience and records are for the guarded and the sealed vault, whose readers sign in.")
+        return Draft(**(DOCUMENT if "document" in fields else MESSAGE).read(fields))
     if "document" in fields:
-        return _read_document(fields)
-    if not FIELDS.issuperset(fields):
-        # The name is not told: of a form that was not encoded it may be a piece of the message.
-        raise FieldRefused(
-            "",
-            "There is a field that is not known; known are message, expires_in, views, passphrase and format. "
-            "Is the message encoded? (curl: --data-urlencode message=…)",
-        )
-    if "message" not in fields:
-        raise FieldRefused("message", "The field %(name)s is missing.", name="message")
-    format_ = fields.get("format", "text")
-    if format_ not in ("text", "markdown"):
-        raise FieldRefused("format", "format must be text or markdown.")
-    return Draft(
-        message=_text("message", fields["message"]),
-        expires_in=_read_lifetime(fields),
-        views=_whole("views", fields.get("views"), 1, MAX_VIEWS),
-        passphrase=read_passphrase(fields.get("passphrase")),
-        format="markdown" if format_ == "markdown" else "text",
-    )
+        if is_record or "policy" in fields:
+            raise FieldRefused("format", "A record cannot be encrypted end to end: the server has to see what it hides.")
+        return Draft(**GUARDED_DOCUMENT.read(fields))
+    if is_record:
+        return _of_record(RECORD.read(fields))
+    if "policy" in fields:
+        raise FieldRefused("policy", "A policy is for records: say format=record.")
+    return Draft(**GUARDED_MESSAGE.read(fields))
 
 
-def _read_document(fields: dict[str, object]) -> Draft:
-    """A message that its sender encrypted. The server cannot look inside: it checks the outer form, and readers the rest."""
-    if not DOCUMENT_FIELDS.issuperset(fields):
-        raise FieldRefused("", "Beside a document there may be proof, needs_passphrase, expires_in and views, and nothing else.")
-    document, needs_passphrase = fields["document"], fields.get("needs_passphrase", False)
-    if not isinstance(document, dict) or set(document) != {"v", "adata", "ct"} or (type(document["v"]), document["v"]) != (int, 2):
-        raise FieldRefused("document", 'document must be a PrivateBin v2 document: an object with "v": 2, "adata" and "ct".')
-    if not isinstance(document["adata"], list) or not _comes_out_alike(document["adata"]):
-        raise FieldRefused("document", 'In a document "adata" is a list of texts, whole numbers, and lists of these.')
-    if not isinstance(document["ct"], str) or not _BASE64.fullmatch(document["ct"]):
-        raise FieldRefused("document", 'In a document "ct" is base64.')
-    if not isinstance(needs_passphrase, bool):
-        raise FieldRefused("needs_passphrase", "needs_passphrase must be true or false.")
-    proof = read_proof(fields.get("proof"))
-    if proof is None:
-        raise FieldRefused("proof", "The field %(name)s is missing.", name="proof")
-    try:
-        text = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
-        text.encode()
-    except UnicodeEncodeError:
-        raise FieldRefused("document", "%(name)s holds half of a surrogate pair, which is no character.", name="document") from None
-    return Draft(
-        document=text,
-        proof=proof,
-        needs_passphrase=needs_passphrase,
-        expires_in=_read_lifetime(fields),
-        views=_whole("views", fields.get("views"), 1, MAX_VIEWS),
-    )
-
-
-def _comes_out_alike(value: object) -> bool:
-    """Whether every program writes this JSON value as the same bytes, as what is authenticated must be.
-
-    1.0 is written as 1, 1e999 as Infinity, and whole numbers are rounded, by one program or another.
-    """
-    if isinstance(value, list):
-        return all(map(_comes_out_alike, value))
-    return isinstance(value, str) or (type(value) is int and abs(value) <= _MAX_EXACT)
-
-
-def read_proof(value: object) -> str | None:
-    """Check a proof: None, or 32 bytes as base64url without padding. Raises FieldRefused."""
-    if value is None:
-        return None
-    if not isinstance(value, str) or not _PROOF.fullmatch(value):
-        raise FieldRefused("proof", "proof must be 32 bytes in base64url without padding: 43 characters.")
-    return value
-
-
-def _read_lifetime(fields: dict[str, object]) -> int:
-    found = _whole("expires_in", fields.get("expires_in"), MIN_LIFETIME_SECONDS, MAX_LIFETIME_SECONDS)
-    return found or MAX_LIFETIME_SECONDS
+def _of_record(values: dict[str, Any]) -> Draft:
+    """Refuse a policy for fields that the record has not: one letter mistyped, and a field is hidden for no reason told."""
+    named = {field for rules in values["policy"].values() for field in rules}
+    if not named <= json.loads(values["message"]).keys():
+        raise FieldRefused("policy", "The policy names a field that the record does not have.")
+    return Draft(**values)
 
 
 def read_passphrase(value: object) -> str | None:
     """Check a passphrase: None, or 1 to 1024 bytes of UTF-8. Raises FieldRefused."""
-    if value is None:
-        return None
-    text = _text("passphrase", value)
-    if not 1 <= len(text.encode()) <= MAX_PASSPHRASE_BYTES:
-        raise FieldRefused(
-            "passphrase", "A passphrase has 1 to %(most)s bytes; leave the field out for none.", most=MAX_PASSPHRASE_BYTES
-        )
-    return text
+    return _PASSPHRASE.kind.read("passphrase", value)
 
 
-def _text(name: str, value: object) -> str:
-    if not isinstance(value, str):
-        raise FieldRefused(name, "%(name)s must be text.", name=name)
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise FieldRefused(name, "%(name)s holds half of a surrogate pair, which is no character.", name=name) from None
-    return value
-
-
-def _whole(name: str, value: object, low: int, high: int) -> int | None:
-    if value is None or value == "":
-        return None
-    if isinstance(value, str) and re.fullmatch("[0-9]{1,9}", value):
-        value = int(value)
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise FieldRefused(name, "%(name)s must be a whole number from %(low)s to %(high)s.", name=name, low=low, high=high)
-    return value
+def read_proof(value: object) -> str | None:
+    """Check a proof: None, or 32 bytes as base64url without padding. Raises FieldRefused."""
+    return Proof().read("proof", value)

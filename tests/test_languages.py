@@ -95,7 +95,7 @@ def test_texts_of_errors_and_their_titles_are_all_in_the_catalogue(texts: Catalo
     shown = {name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, errors.MayflyError)}
     shown -= {kind.__name__ for kind in (errors.StartRefused, errors.SettingRefused, errors.KeyFileRefused)}
     found = 0
-    for path in (*PROJECT.glob("*.py"), *(PROJECT / "web").glob("*.py"), *(PROJECT / "storage").glob("*.py")):
+    for path in (*PROJECT.glob("*.py"), *(path for room in ("fields", "storage", "web") for path in (PROJECT / room).glob("*.py"))):
         for call in (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)):
             name = getattr(call.func, "id", getattr(call.func, "attr", ""))
             if name not in shown and not (name == "__init__" and path.name == "errors.py"):
@@ -463,7 +463,7 @@ THIRD = "eo"
 def third_language(tmp_path_factory: pytest.TempPathFactory, texts: Catalog) -> Iterator[Served]:
     """Mayfly with one more file: a catalogue that puts every text into brackets."""
     copy = tmp_path_factory.mktemp("copy") / "mayfly"
-    for part in (*PROJECT.glob("*.py"), *(PROJECT / name for name in ("web", "storage", "tests"))):
+    for part in (*PROJECT.glob("*.py"), *(PROJECT / name for name in ("fields", "storage", "tests", "web"))):
         if part.is_dir():
             shutil.copytree(part, copy / part.name, ignore=shutil.ignore_patterns("__pycache__"))
         else:

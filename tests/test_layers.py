@@ -15,6 +15,7 @@ LAYERS = (
     {"access"},
     {"messages"},
     {"drafts"},
+    {"fields"},
     {"audit"},
     {"database"},
     {"storage"},
