@@ -31,7 +31,9 @@ from records import (
     Session,
     VaultName,
 )
-from settings import MEMORY_URL, Settings
+from settings import MEMORY_URL, OFF, Settings
+from storage.access import AccessTables
+from storage.access_sqlite import AccessFile
 from storage.address import Rule, parse_address
 from storage.clocks import since_boot_ms
 from storage.sqlite import SqliteStore
@@ -214,8 +216,8 @@ class AccessStore(Protocol):
     def append(self, make: Callable[[AuditEntry | None], AuditEntry]) -> AuditEntry:
         """Add the entry that `make` makes of the last one, so that no two are made of the same.
 
-        `make` may be called again, may raise, and asks nothing of the store. After StoreFailed the entry may be there or not: it was
-        not written twice.
+        `make` may be called again, may raise, and asks nothing of the store. After StoreFailed the entry may be there or not: it
+        was not written twice.
         """
 
     def entries(self, after: int = 0, most: int = 1000) -> list[AuditEntry]:
@@ -239,8 +241,8 @@ class AccessStore(Protocol):
     def drop_entries(self, until: Millis, signed: Callable[[AuditEntry], bytes]) -> int:
         """Drop the entries before `until` but the last of all, and how many these were.
 
-        What `signed` makes of the last one dropped is kept as the beginning of what is left, and the heads up to it go too. Many are
-        dropped in slices, each with a beginning of its own.
+        What `signed` makes of the last one dropped is kept as the beginning of what is left, and the heads up to it go too. Many
+        are dropped in slices, each with a beginning of its own.
         """
 
     def beginning(self) -> bytes | None:
@@ -286,12 +288,28 @@ def open_database(settings: Settings, vault: VaultName = "open", now: Clock | No
         if url == MEMORY_URL:
             return SqliteStore(None, settings.store_bytes, now or boot_clock())
         if url.startswith("sqlite:"):
-            path = Path(url.removeprefix("sqlite:///"))
             spare_bytes = 2 * max(settings.max_message_bytes, 1024 * 1024)
-            return SqliteStore(path, settings.store_bytes, now or wall_clock, spare_bytes)
+            return SqliteStore(_path_of(url), settings.store_bytes, now or wall_clock, spare_bytes)
         return _open_network_database(url, vault, settings, now)
     except StartRefused as refusal:
         raise StartRefused(f"{setting_of(vault)}: {refusal}") from None
+
+
+def open_access(settings: Settings, key_path: Path, now: Clock | None = None) -> AccessStore | None:
+    """Open the store of accounts and audit, by default `accounts.db` beside the key file; None if this server has none.
+
+    Raises StartRefused, in one line that names the setting, as `open_database` does.
+    """
+    url = settings.accounts_database_url or f"sqlite:///{key_path.parent.absolute() / 'accounts.db'}"
+    if url == OFF:
+        return None
+    try:
+        for vault, other in settings.databases.items():
+            if _place(other) == _place(url):
+                raise StartRefused(f"it is the same database as {setting_of(vault)}, and accounts need one of their own")
+        return AccessTables(AccessFile(_path_of(url), now or wall_clock))
+    except StartRefused as refusal:
+        raise StartRefused(f"MAYFLY_ACCOUNTS_DATABASE_URL: {refusal}") from None
 
 
 def setting_of(vault: VaultName) -> str:
@@ -310,12 +328,16 @@ def _require_own(databases: dict[VaultName, str], vault: VaultName) -> None:
             raise StartRefused(f"it is the same database as {setting_of(other)}, and each vault needs one of its own")
 
 
+def _path_of(url: str) -> Path:
+    return Path(url.removeprefix("sqlite:///"))
+
+
 def _place(url: str) -> tuple[object, ...] | None:
     """What tells one database from another; None for the memory of this process, and where the URL cannot be read."""
     if url == MEMORY_URL:
         return None
     if url.startswith("sqlite:"):
-        return ("sqlite", Path(url.removeprefix("sqlite:///")).resolve())
+        return ("sqlite", _path_of(url).resolve())
     try:
         address = parse_address(url)
     except ValueError:

@@ -43,6 +43,7 @@ from records import (
     RowId,
     Sealed,
 )
+from storage.sqlite_file import configure, turn_to_open
 
 SCHEMA_VERSION = 1
 _SCHEMA = """
@@ -69,10 +70,10 @@ CREATE TABLE keys (id TEXT PRIMARY KEY, verifier BLOB NOT NULL);
 """
 
 # Pages of 8 KiB: in one of 4 KiB half of the last quarter stays empty beside three envelopes of 1 KB (275 bytes a message).
-_MEMORY_PRAGMAS = {"page_size": 8192, "secure_delete": 1, "temp_store": 2, "journal_mode": "memory"}
+_MEMORY_PRAGMAS: dict[str, int | str] = {"page_size": 8192, "secure_delete": 1, "temp_store": 2, "journal_mode": "memory"}
 # FULL: an opening that was answered must not come back after a power cut, so every commit reaches the disk.
 # Small pages, because each body has its own.
-_FILE_PRAGMAS = {
+_FILE_PRAGMAS: dict[str, int | str] = {
     "page_size": 1024,
     "secure_delete": 1,
     "temp_store": 2,
@@ -184,24 +185,12 @@ class SqliteStore:
             raise StartRefused(f"{path or 'memory'} cannot be opened as a database ({error})") from None
 
     def _open_file(self, path: Path) -> sqlite3.Connection:
-        # One at a time in a folder: of two that switch a new file to WAL at once, one fails as `locked` without waiting.
-        turn = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            fcntl.flock(turn, fcntl.LOCK_EX)
-            # A file that is there is not opened: to close it would drop the locks of this process's other connections to it.
-            with suppress(FileExistsError):
-                os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        with turn_to_open(path):
             return self._open()
-        finally:
-            os.close(turn)
 
     def _open(self) -> sqlite3.Connection:
         db = self._connect()
-        for name, value in (_FILE_PRAGMAS if self._path else _MEMORY_PRAGMAS).items():
-            db.execute(f"PRAGMA {name} = {value}").fetchall()
-            (got,) = db.execute(f"PRAGMA {name}").fetchone()
-            if got != value:
-                raise StartRefused(f"SQLite does not take {name} = {value}, only {got}")
+        configure(db, _FILE_PRAGMAS if self._path else _MEMORY_PRAGMAS)
         self._page_bytes: int = db.execute("PRAGMA page_size").fetchone()[0]
         # The most that stays in a leaf is the page less 35 bytes (SQLite file format, section 1.6).
         self._shield_bytes = self._page_bytes - 35 if self._path else 0
