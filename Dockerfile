@@ -17,6 +17,7 @@ RUN useradd --system --user-group --uid 10001 --no-create-home --shell /usr/sbin
 COPY --from=build /venv /venv
 WORKDIR /app
 COPY *.py ./
+COPY access/ access/
 COPY audit/ audit/
 COPY fields/ fields/
 COPY storage/ storage/

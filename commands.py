@@ -1,18 +1,25 @@
-"""The operator's commands: serve, look after keys, purge."""
+"""The operator's commands: serve, look after keys, purge, verify the audit."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TextIO
 
 import click
 
 import keyfile
 import messages
-from database import MessageStore, open_database
-from errors import StartRefused, StoreFailed
+from access.sealing import reseal
+from audit import Audit
+from audit.chain import Statement, read_statements
+from database import AccessStore, MessageStore, open_access, open_database
+from errors import Damaged, KeyMissing, StartRefused, StoreFailed
+from keyfile import KeyFile
 from records import VaultName
 from settings import MEMORY_URL, Settings
 
@@ -72,10 +79,76 @@ def build_commands(serve: Callable[[], None], purge_until_stopped: Callable[[Seq
     @click.argument("key_id")
     def drop(key_id: str) -> None:
         """Remove a key that was retired at least eight days ago."""
+        with _access() as (store, keys):
+            if store:
+                reseal(store, keys)  # a server that did not run since it was retired has not done so
         keyfile.drop(_key_path(), key_id, datetime.now(UTC))
         click.echo(f"dropped {key_id}")
 
+    @cli.group()
+    def audit() -> None:
+        """Verify the audit: who did what, and whether anybody changed that since."""
+
+    @audit.command()
+    @click.option(
+        "--head",
+        "heads",
+        type=click.File(errors="replace"),
+        multiple=True,
+        help="A log, or any text, with heads that were kept elsewhere.",
+    )
+    def verify(heads: Sequence[TextIO]) -> None:
+        """Recompute all of it, and say which entries were changed, are missing or stand in another's place."""
+        kept = [head for file in heads for head in _heads_in(file)]
+        with _access() as (store, keys):
+            verdict = _audit_in(store, keys).verify(kept)
+        for fault in verdict.faults:
+            click.echo(fault)
+        if verdict.faults:
+            click.echo(f"{verdict.entries} entries, and not all as they were written")
+            sys.exit(1)
+        click.echo(f"{verdict.entries} entries, all as they were written")
+
+    @audit.command()
+    def key() -> None:
+        """Show the public key that signed heads are checked by."""
+        with _access() as (store, keys):
+            click.echo(_audit_in(store, keys).public_key(), nl=False)
+
     return cli
+
+
+@contextmanager
+def _access() -> Iterator[tuple[AccessStore | None, KeyFile]]:
+    """The store of accounts and audit, if this server has one, and its keys. What goes wrong with them becomes a StartRefused."""
+    keys = KeyFile(_key_path())
+    store = open_access(Settings.from_environ(os.environ), keys.path)
+    try:
+        yield store, keys
+    except StoreFailed:
+        raise StartRefused("the database of accounts and audit does not answer") from None
+    except KeyMissing:
+        raise StartRefused(
+            f"key file {keys.path}: it lacks the key that a secret of this server is sealed with; put it back"
+        ) from None
+    except Damaged:
+        raise StartRefused("a secret of this server, or of its audit, is missing or was changed in its database") from None
+    finally:
+        if store:
+            store.close()
+
+
+def _audit_in(store: AccessStore | None, keys: KeyFile) -> Audit:
+    if store is None:
+        raise StartRefused("MAYFLY_ACCOUNTS_DATABASE_URL is off, so there is no audit")
+    return Audit(store, keys)
+
+
+def _heads_in(file: TextIO) -> list[Statement]:
+    heads = [statement for line in file for statement in read_statements(line) if statement.kind == "head"]
+    if not heads:
+        raise StartRefused(f"{file.name} holds no signed head of an audit (mayfly-audit-head-v1 …)")
+    return heads
 
 
 def _purge_once(stores: Mapping[VaultName, MessageStore]) -> None:

@@ -1,4 +1,4 @@
-"""APScheduler runs the purge, and the monotonic clock watches over APScheduler.
+"""APScheduler runs the purge and the housekeeping, and the monotonic clock watches over APScheduler.
 
 APScheduler 3 plans by the wall clock: after a jump an hour back it stands still for that hour, after one two years ahead it
 works through every run it believes to have missed. So the trigger knows no missed runs, and a watchdog that sleeps by the monotonic
@@ -11,15 +11,19 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.base import BaseTrigger
 
-from database import MessageStore
+from access.sealing import reseal
+from audit import Audit
+from database import AccessStore, MessageStore
 from errors import MayflyError
+from keyfile import KeyFile
 from messages import purge
 from metrics import VaultMetrics
 
@@ -36,7 +40,47 @@ class EveryFromNow(BaseTrigger):  # type: ignore[misc]
         return now + self._interval
 
 
-class PurgeScheduler:
+class Regularly:
+    """Does each of `acts` every `seconds`, in a job of its own, until stopped; with `at_once` also when it starts."""
+
+    def __init__(self, name: str, acts: Sequence[Callable[[], None]], seconds: float, at_once: bool = False) -> None:
+        self._name = name
+        self._seconds = seconds
+        self._stopped = threading.Event()
+        self._scheduler = BackgroundScheduler(daemon=True)
+        self._last_runs = [time.monotonic() for _ in acts]
+        first = {"next_run_time": datetime.now(UTC)} if at_once else {}
+        self._jobs: list[Any] = [
+            self._scheduler.add_job(
+                self._run, EveryFromNow(seconds), (number, act), coalesce=True, max_instances=1, misfire_grace_time=None, **first
+            )
+            for number, act in enumerate(acts)
+        ]
+        self._watchdog = threading.Thread(target=self._watch, name=f"mayfly-{name}-watchdog", daemon=True)
+
+    def start(self) -> None:
+        self._scheduler.start()
+        self._watchdog.start()
+
+    def stop(self) -> None:
+        """Stop planning. What is under way goes on, and ends with the process: each of its steps stands by itself."""
+        self._stopped.set()
+        self._scheduler.shutdown(wait=False)
+
+    def _run(self, number: int, act: Callable[[], None]) -> None:
+        self._last_runs[number] = time.monotonic()
+        act()
+
+    def _watch(self) -> None:
+        while not self._stopped.wait(self._seconds / 4):
+            for number, job in enumerate(self._jobs):
+                if time.monotonic() - self._last_runs[number] > 1.5 * self._seconds:
+                    self._last_runs[number] = time.monotonic()
+                    _log.warning("the %s is overdue: the wall clock jumped, or it takes long; planning anew", self._name)
+                    job.modify(next_run_time=datetime.now(UTC))
+
+
+class PurgeScheduler(Regularly):
     """Purges stores every `seconds`, each in a job of its own, until stopped.
 
     Of several processes that share a store exactly one purges; another takes over when it ends. `metrics` are those of their
@@ -44,48 +88,45 @@ class PurgeScheduler:
     """
 
     def __init__(self, stores: Sequence[MessageStore], seconds: float, metrics: Sequence[VaultMetrics] = ()) -> None:
-        self._seconds = seconds
-        self._metrics = metrics
-        self._stopped = threading.Event()
-        self._scheduler = BackgroundScheduler(daemon=True)
-        self._last_runs = [time.monotonic() for _ in stores]
-        self._jobs: list[Any] = [
-            self._scheduler.add_job(
-                self._run, EveryFromNow(seconds), (number, store), coalesce=True, max_instances=1, misfire_grace_time=None
-            )
-            for number, store in enumerate(stores)
-        ]
-        self._watchdog = threading.Thread(target=self._watch, name="mayfly-purge-watchdog", daemon=True)
+        of_stores: Sequence[VaultMetrics | None] = metrics or [None] * len(stores)
+        super().__init__("purge", [partial(_purge, *store) for store in zip(stores, of_stores, strict=True)], seconds)
 
-    def start(self) -> None:
-        self._scheduler.start()
-        self._watchdog.start()
 
-    def stop(self) -> None:
-        """Stop planning. A purge under way goes on, and ends with the process: each of its slices stands by itself."""
-        self._stopped.set()
-        self._scheduler.shutdown(wait=False)
+def _purge(store: MessageStore, metrics: VaultMetrics | None) -> None:
+    try:
+        if store.may_purge():
+            purged = purge(store, metrics)
+            if purged:
+                _log.info("purged %d messages", purged)
+    except MayflyError as error:
+        _log.error("the purge failed and will be tried again: %s", error)
+        if metrics:
+            metrics.purges_failed.inc()
 
-    def _run(self, number: int, store: MessageStore) -> None:
-        self._last_runs[number] = time.monotonic()
-        metrics = self._metrics[number] if self._metrics else None
-        try:
-            if store.may_purge():
-                purged = purge(store, metrics)
-                if purged:
-                    _log.info("purged %d messages", purged)
-        except MayflyError as error:
-            _log.error("the purge failed and will be tried again: %s", error)
-            if metrics:
-                metrics.purges_failed.inc()
 
-    def _watch(self) -> None:
-        while not self._stopped.wait(self._seconds / 4):
-            for number, job in enumerate(self._jobs):
-                if time.monotonic() - self._last_runs[number] > 1.5 * self._seconds:
-                    self._last_runs[number] = time.monotonic()
-                    _log.warning("the purge is overdue: the wall clock jumped, or a purge takes long; planning anew")
-                    job.modify(next_run_time=datetime.now(UTC))
+class Housekeeping(Regularly):
+    """Keeps house for accounts and audit, at the start and every hour: of several processes one is enough, and more do no harm.
+
+    Secrets are sealed under the current key, so that the one before may be dropped; the head of the audit is signed; entries older
+    than `audit_days` go, and so do sessions, keys and links that have ended.
+    """
+
+    def __init__(self, store: AccessStore, keys: KeyFile, audit: Audit, audit_days: int, seconds: float = 3600) -> None:
+        self._duties: dict[str, Callable[[], object]] = {
+            "sealing secrets under the current key": partial(reseal, store, keys),
+            "signing the head of the audit": audit.sign_head,
+            "dropping old entries of the audit": partial(audit.drop, audit_days),
+            "removing what has ended": store.tidy,
+        }
+        super().__init__("housekeeping", [self.keep], seconds, at_once=True)
+
+    def keep(self) -> None:
+        """Do all of it once; what fails keeps nothing else from being done."""
+        for name, duty in self._duties.items():
+            try:
+                duty()
+            except MayflyError as error:
+                _log.error("%s failed and will be tried again: %s: %s", name, type(error).__name__, error)
 
 
 def purge_until_stopped(stores: Sequence[MessageStore], seconds: float) -> None:
