@@ -43,7 +43,8 @@ def declared(app: Flask) -> dict[str, str]:
 
 
 NEED_OF = {
-    "GET /": "anyone",
+    "GET /": "create",
+    "GET /guarded": "create",
     "POST /": "create",
     "GET /message/<link_id>": "anyone",
     "POST /message/<link_id>": "anyone",

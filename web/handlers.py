@@ -26,7 +26,7 @@ from errors import (
 )
 from messages import Vault, ask_each
 from records import Preview
-from settings import Settings
+from settings import OFF, Settings
 from web import answers, pages
 from web.answers import HTML, TEXT, Answer
 from web.bodies import Body, read_body
@@ -49,10 +49,15 @@ class Handlers:
         self.vault = vault
         self._max_message_bytes = settings.max_message_bytes
         self._public_url = settings.public_url
+        self._elsewhere = [
+            name for name in settings.databases if name not in (vault.name, "sealed") and settings.accounts_database_url != OFF
+        ]
 
     def write(self, environ: Environ) -> Answer:
         """`GET /`"""
-        page = pages.write(wanted_by(environ), self._max_message_bytes, self.vault.store.durability)
+        page = pages.write(
+            wanted_by(environ), self.vault.name, self._elsewhere, self._max_message_bytes, self.vault.store.durability
+        )
         return Answer(200, HTML, page)
 
     def create(self, environ: Environ) -> Answer:

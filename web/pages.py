@@ -30,6 +30,7 @@ from records import (
 from sanitize import MAX_MARKDOWN_BYTES
 from web.languages import LANGUAGES, Language
 from web.negotiation import Wanted
+from web.paths import CREATE
 
 _HERE = Path(__file__).resolve().parent
 LIFETIMES: tuple[tuple[int, Literal["minute", "hour", "day"]], ...] = (
@@ -98,11 +99,14 @@ def _render(name: str, wanted: Wanted, once: bool = False, **values: Any) -> byt
     return template.render(once=once, lang_query=wanted.lang_query, **values).encode()
 
 
-def write(wanted: Wanted, max_message_bytes: int, durability: str) -> bytes:
-    """The page to write a message."""
+def write(wanted: Wanted, vault: VaultName, elsewhere: Sequence[VaultName], max_message_bytes: int, durability: str) -> bytes:
+    """The page to write a message for one vault, with the way to the others."""
     return _render(
         "write.html",
         wanted,
+        vault=vault,
+        elsewhere=elsewhere,
+        create_paths=CREATE,
         lifetimes=[(seconds, wanted.language.duration(seconds, unit)) for seconds, unit in LIFETIMES],
         max_views=MAX_VIEWS,
         max_message_bytes=max_message_bytes,

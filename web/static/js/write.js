@@ -12,12 +12,16 @@ import { proofOf } from "./proof.js";
 import { text } from "./texts.js";
 
 const form = find("#write");
-const { message, expires_in, views, passphrase, format, sealed, attached } = form.elements;
+const { message, expires_in, views, passphrase, format, sealed, attached, audience, policy } = form.elements;
 const button = find("[type=submit]", form);
+const able = capable("CompressionStream");
 const maxBytes = Number(form.dataset.maxBytes);
 
-/** Say who will be able to read what is being written. */
+/** Say who will be able to read what is being written. A record is the server's to encrypt: it shows each reader another view. */
 function describe() {
+  const record = format.value === "record";
+  if (able && record !== sealed.disabled) sealed.checked = !record;
+  sealed.disabled = !able || record;
   if (!sealed.checked && attached.files.length) {
     attached.value = "";
     tell(text("file-needs-encryption"), true);
@@ -26,13 +30,14 @@ function describe() {
   message.required = !attached.files.length;
   find("#take-away").hidden = message.required;
   const who = `${sealed.checked ? "sealed" : "server"}${passphrase.value ? "-passphrase" : ""}`;
-  find("#audience").textContent = text(`audience-${who}`);
+  find("#audience").textContent = text(audience ? `signed-in-${who}` : `audience-${who}`);
   find("#explained-sealed").hidden = !sealed.checked;
   find("#explained-server").hidden = find("#format-hint").hidden = sealed.checked;
 }
 
 async function draft() {
-  const common = { expires_in: expires_in.value, ...(views.value && { views: views.value }) };
+  const common = { expires_in: expires_in.value };
+  for (const field of [views, audience, policy]) if (field?.value) common[field.name] = field.value;
   const secret = passphrase.value.normalize("NFC"); // an accent typed on another keyboard is the same accent
   if (!sealed.checked) {
     return { key: "", json: { message: message.value, format: format.value, ...(secret && { passphrase: secret }), ...common } };
@@ -54,7 +59,7 @@ async function draft() {
 async function create() {
   const { key, json } = await during(text("encrypting"), draft());
   const bar = find("[data-progress]");
-  const sending = ask("POST", "/", { json, onUpload: (part) => (bar.value = part) });
+  const sending = ask("POST", new URL(form.action).pathname, { json, onUpload: (part) => (bar.value = part) });
   const answer = await during(text("sending"), sending).catch((error) => {
     throw error instanceof Lost ? new Error(`${text("no-answer")} ${text("draft-kept")}`) : error;
   });
@@ -87,9 +92,8 @@ form.addEventListener("keydown", (event) => {
 });
 
 for (const part of document.querySelectorAll("[data-scripted]")) part.hidden = false;
-sealed.checked = sealed.defaultChecked = capable("CompressionStream");
-sealed.disabled = !sealed.checked;
-find("#incapable").hidden = sealed.checked;
+sealed.checked = sealed.defaultChecked = able;
+find("#incapable").hidden = able;
 form.addEventListener("input", describe);
 takeFiles(form, attached, maxBytes, describe);
 describe();
