@@ -127,30 +127,10 @@ class MySQL:
     """A MySQL or MariaDB database. Its statements go by its own clock, or else by the parameter `now`."""
 
     url = "mysql+pymysql://"
-    migrations = MIGRATIONS
 
     def __init__(self, own_clock: bool, largest_bytes: int) -> None:
         self._largest_bytes = largest_bytes
         self.sql = Sql(_millis("SYSDATE(3)"), _millis("NOW(3)")) if own_clock else Sql(":now", ":now")
-        self._used = self.sql(_USED)
-        self._put = self.sql(_PUT)
-        self._put_body = self.sql(_PUT_BODY)
-        self._count = self.sql(_COUNT)
-        self._lock = self.sql(_LOCK)
-        self._repeated = self.sql(_REPEATED)
-        self._take = self.sql(_TAKE)
-        self._lease = self.sql(_LEASE)
-        self._confirm = self.sql(_CONFIRM)
-        self._last_lease = self.sql(_LAST_LEASE)
-        self._wait_for_lease = self.sql(_WAIT_FOR_LEASE)
-        self._empty = self.sql(_EMPTY)
-        self._end = {ended: self.sql(_END.replace("{ended}", f"'{ended}'")) for ended in ("spent", "burned", "locked")}
-        self._expire = self.sql(_END.replace("{ended}", "CASE WHEN views_left = 0 THEN 'spent' ELSE 'expired' END"))
-        self._wrong = self.sql(_WRONG)
-        self._tried = self.sql(_TRIED)
-        self._due = self.sql(_DUE)
-        self._forget = self.sql(_FORGET)
-        self._purge_claims = self.sql(_PURGE_CLAIMS)
         self._limits = self.sql("SELECT version() AS version, @@max_allowed_packet AS packet_bytes")
 
     # The way to it
@@ -233,7 +213,32 @@ class MySQL:
     def reason(self, error: DBAPIError) -> str:
         return f"{type(error.orig).__name__} {_code(error)}"
 
-    # The life of a message
+
+class MySQLMessages:
+    """The messages in a MySQL or MariaDB database."""
+
+    migrations = MIGRATIONS
+
+    def __init__(self, sql: Sql) -> None:
+        self._used = sql(_USED)
+        self._put = sql(_PUT)
+        self._put_body = sql(_PUT_BODY)
+        self._count = sql(_COUNT)
+        self._lock = sql(_LOCK)
+        self._repeated = sql(_REPEATED)
+        self._take = sql(_TAKE)
+        self._lease = sql(_LEASE)
+        self._confirm = sql(_CONFIRM)
+        self._last_lease = sql(_LAST_LEASE)
+        self._wait_for_lease = sql(_WAIT_FOR_LEASE)
+        self._empty = sql(_EMPTY)
+        self._end = {ended: sql(_END.replace("{ended}", f"'{ended}'")) for ended in ("spent", "burned", "locked")}
+        self._expire = sql(_END.replace("{ended}", "CASE WHEN views_left = 0 THEN 'spent' ELSE 'expired' END"))
+        self._wrong = sql(_WRONG)
+        self._tried = sql(_TRIED)
+        self._due = sql(_DUE)
+        self._forget = sql(_FORGET)
+        self._purge_claims = sql(_PURGE_CLAIMS)
 
     def put(self, session: Session, row: NewRow, quota_bytes: int) -> bool:
         charge = len(row.body) + ROW_BYTES

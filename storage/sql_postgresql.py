@@ -214,20 +214,9 @@ class PostgreSQL:
     """A PostgreSQL database. Its statements go by its own clock, or else by the parameter `now`."""
 
     url = "postgresql+psycopg://"
-    migrations = MIGRATIONS
 
     def __init__(self, own_clock: bool) -> None:
         self.sql = Sql(_millis("clock_timestamp()"), _millis("statement_timestamp()")) if own_clock else Sql(":now", ":now")
-        self._put = self.sql(_PUT)
-        self._claim = self.sql(_CLAIM)
-        self._repeated = self.sql(_REPEATED)
-        self._forget_lapsed = self.sql(_FORGET_LAPSED)
-        self._confirm = self.sql(_CONFIRM)
-        self._retire = self.sql(_RETIRE)
-        self._burn = self.sql(_BURN)
-        self._wrong = self.sql(_WRONG)
-        self._purge = self.sql(_PURGE)
-        self._purge_claims = self.sql(_PURGE_CLAIMS)
 
     # The way to it
 
@@ -271,7 +260,23 @@ class PostgreSQL:
         message = error.orig.diag.message_primary if isinstance(error.orig, psycopg.Error) else None
         return f"{_code(error)} {message}" if message else type(error.orig).__name__
 
-    # The life of a message
+
+class PostgreSQLMessages:
+    """The messages in a PostgreSQL database."""
+
+    migrations = MIGRATIONS
+
+    def __init__(self, sql: Sql) -> None:
+        self._put = sql(_PUT)
+        self._claim = sql(_CLAIM)
+        self._repeated = sql(_REPEATED)
+        self._forget_lapsed = sql(_FORGET_LAPSED)
+        self._confirm = sql(_CONFIRM)
+        self._retire = sql(_RETIRE)
+        self._burn = sql(_BURN)
+        self._wrong = sql(_WRONG)
+        self._purge = sql(_PURGE)
+        self._purge_claims = sql(_PURGE_CLAIMS)
 
     def put(self, session: Session, row: NewRow, quota_bytes: int) -> bool:
         stored = session.changed(

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
-from sqlalchemy import BigInteger, Connection, LargeBinary, Row, TextClause, bindparam, text
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy import BigInteger, Connection, LargeBinary, Row, Text, TextClause, bindparam, text
+from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
 from errors import StartRefused
 from records import MAX_OPENINGS, Claim, Millis, NewRow, Purged, RowId
@@ -28,6 +28,9 @@ SLOTS = 16
 
 _slots = itertools.cycle(range(SLOTS))
 _BINARY = {"id", "receipt", "proof", "body", "lease", "key", "verifier", "holder"}
+_BINARY |= {"digest", "sealed", "old", "mac", "signed", "beginning"}
+_TEXT = {"account", "email", "first_name", "last_name", "roles", "password", "key_id", "name", "scopes"}
+_TEXT |= {"way", "credential", "action", "outcome", "vault", "target", "address"}
 
 
 class Unreachable(Exception):
@@ -55,11 +58,12 @@ class Sql:
         for name, expression in self._times.items():
             sql = sql.replace(name, expression)
         return text(sql).bindparams(
-            *(
-                bindparam(name, type_=LargeBinary() if name in _BINARY else BigInteger(), expanding=name.endswith("_in"))
-                for name in set(re.findall(r":(\w+)", sql))
-            )
+            *(bindparam(name, type_=_type_of(name), expanding=name.endswith("_in")) for name in set(re.findall(r":(\w+)", sql)))
         )
+
+
+def _type_of(name: str) -> LargeBinary | Text | BigInteger:
+    return LargeBinary() if name in _BINARY else Text() if name in _TEXT else BigInteger()
 
 
 class Session:
@@ -81,6 +85,14 @@ class Session:
         """How many rows the statement changed."""
         return int(self._run(statement, values).rowcount)
 
+    def unless_there(self, statement: TextClause, **values: Any) -> bool:
+        """Run a statement; False if it was to write what may be there once only, and is."""
+        try:
+            self._run(statement, values)
+        except IntegrityError:
+            return False
+        return True
+
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """What happens in here happens whole or not at all."""
@@ -100,15 +112,11 @@ class Session:
         return self.connection.execute(statement, values)
 
 
-class Dialect(Protocol):
-    """What is particular to a database: how it is reached, what its errors mean, its schema, and acts of several steps."""
+class Engine(Protocol):
+    """What is particular to a database: how it is reached, and what its errors mean."""
 
     url: str
     """How SQLAlchemy calls the database and its driver."""
-
-    migrations: tuple[tuple[str, ...], ...]
-    """Numbered from 1. Each is done once, under `schema_lock`; where the database cannot take a schema change back, what was done
-    of it before is done again."""
 
     sql: Sql
 
@@ -142,6 +150,12 @@ class Dialect(Protocol):
 
     def reason(self, error: DBAPIError) -> str:
         """The error in a line that holds no values."""
+
+
+class Messages(Protocol):
+    """Messages in an engine's own way: their schema, and the acts of several steps."""
+
+    migrations: tuple[tuple[str, ...], ...]
 
     def put(self, session: Session, row: NewRow, quota_bytes: int) -> bool:
         """Store a message; False when the quota has no room for it."""

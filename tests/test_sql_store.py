@@ -23,7 +23,7 @@ from database import open_database
 from errors import StartRefused, StoreFailed, StoreFull
 from records import SECOND, Claim, KeyId, Millis, RowId, Sealed, VaultName
 from settings import Settings
-from storage import sockets, sql
+from storage import sockets, sql, sql_database
 from storage.address import parse_address
 from storage.deadline import CALL_SECONDS
 from storage.sql import SqlStore
@@ -594,7 +594,7 @@ def test_time_costs_no_question_a_create(place: SqlDatabase) -> None:
     with by_url(place.url) as store:
         now = store.now()
         asked: list[str] = []
-        event.listen(store._engine, "before_cursor_execute", lambda *call: asked.append(call[2]))
+        event.listen(store._database.pool, "before_cursor_execute", lambda *call: asked.append(call[2]))
         for number in range(3):
             assert store.now() >= now
             put(store, number, created_at=store.now(), expires_at=Millis(now + HOUR))
@@ -682,9 +682,9 @@ def test_purge_finds_what_is_due_by_an_index(place: SqlDatabase) -> None:
     for number in range(50):
         put(store, number)
     with by_url(place.url) as by_its_own_clock:
-        dialect: Any = by_its_own_clock._dialect
-    purge = dialect._purge if isinstance(place.server, PostgreSQL) else dialect._due
-    for statement, index in ((purge, "mayfly_messages_purge_at"), (dialect._purge_claims, "mayfly_claims_until")):
+        messages: Any = by_its_own_clock._messages
+    purge = messages._purge if isinstance(place.server, PostgreSQL) else messages._due
+    for statement, index in ((purge, "mayfly_messages_purge_at"), (messages._purge_claims, "mayfly_claims_until")):
         plan = explained(place, re.sub(r":\w+", "5", statement.text))
         assert re.search(rf"Index Scan using {index}.{{,200}}?Index Cond: \(|'range'.*'{index}'", plan), plan
 
@@ -784,7 +784,7 @@ def await_return(store: SqlStore) -> None:
         except StoreFailed:
             time.sleep(0.02)
             assert time.monotonic() - started < 2 + SLACK_SECONDS
-    assert store._breaker.state == "closed"
+    assert store.circuit == "closed"
 
 
 def test_restart_of_an_idle_database_is_not_noticed(own_server: PostgreSQL | MariaDB) -> None:
@@ -998,11 +998,11 @@ def test_connections_are_bounded_and_who_finds_none_free_is_told_soon(place: Sql
         counting.start()
         race(*[take] * 40)
         counting.join()
-    assert counted[0] <= sql.CONNECTIONS
+    assert counted[0] <= sql_database.CONNECTIONS
     assert len(refused) == 40
     assert max(refused) < CALL_SECONDS + SLACK_SECONDS
-    assert store._engine.pool.checkedout() == 0  # type: ignore[attr-defined]
-    assert store._engine.pool.size() == sql.CONNECTIONS  # type: ignore[attr-defined]
+    assert store._database.pool.pool.checkedout() == 0  # type: ignore[attr-defined]
+    assert store._database.pool.pool.size() == sql_database.CONNECTIONS  # type: ignore[attr-defined]
     await_return(store)
     assert all(race(*[lambda: store.peek(row_id)] * 40))
 
