@@ -8,7 +8,8 @@ only removes what nobody could read any more.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -34,7 +35,7 @@ from records import (
 from settings import MEMORY_URL, OFF, Settings
 from storage.access import AccessTables
 from storage.access_sqlite import AccessFile
-from storage.address import Rule, parse_address
+from storage.address import Address, Rule, parse_address
 from storage.clocks import since_boot_ms
 from storage.sqlite import SqliteStore
 
@@ -307,7 +308,9 @@ def open_access(settings: Settings, key_path: Path, now: Clock | None = None) ->
         for vault, other in settings.databases.items():
             if _place(other) == _place(url):
                 raise StartRefused(f"it is the same database as {setting_of(vault)}, and accounts need one of their own")
-        return AccessTables(AccessFile(_path_of(url), now or wall_clock))
+        if url.startswith("sqlite:"):
+            return AccessTables(AccessFile(_path_of(url), now or wall_clock))
+        return _open_network_access(url, now)
     except StartRefused as refusal:
         raise StartRefused(f"MAYFLY_ACCOUNTS_DATABASE_URL: {refusal}") from None
 
@@ -347,15 +350,8 @@ def _place(url: str) -> tuple[object, ...] | None:
 
 
 def _open_network_database(url: str, vault: VaultName, settings: Settings, now: Clock | None) -> MessageStore:
-    try:
-        address = parse_address(url)
-    except ValueError as error:
-        raise StartRefused(str(error)) from None
-    rule, cure = _RULES[vault]
-    if not address.meets(rule):
-        raise StartRefused(f"the database of the {vault} vault {cure}")
-    # The drivers are extras, imported only by those who use them.
-    try:
+    address = _address(url, vault, f"the database of the {vault} vault")
+    with _driver_of(address):
         if address.engine in ("valkey", "valkey+cluster"):
             from storage.valkey import ValkeyStore
 
@@ -363,6 +359,33 @@ def _open_network_database(url: str, vault: VaultName, settings: Settings, now: 
         from storage.sql import SqlStore
 
         return SqlStore(address, settings.store_bytes, now, settings.max_sealed_bytes)
+
+
+def _open_network_access(url: str, now: Clock | None) -> AccessStore:
+    address = _address(url, "guarded", "the database of accounts")
+    with _driver_of(address):
+        from storage.access_sql import AccessNetwork
+
+        return AccessTables(AccessNetwork(address, now))
+
+
+def _address(url: str, vault: VaultName, whose: str) -> Address:
+    """Where the database is, reached as that of `vault` must be. Raises StartRefused."""
+    try:
+        address = parse_address(url)
+    except ValueError as error:
+        raise StartRefused(str(error)) from None
+    rule, cure = _RULES[vault]
+    if not address.meets(rule):
+        raise StartRefused(f"{whose} {cure}")
+    return address
+
+
+@contextmanager
+def _driver_of(address: Address) -> Iterator[None]:
+    """The drivers are extras, imported in here, by those who use them. Raises StartRefused."""
+    try:
+        yield
     except ModuleNotFoundError as missing:
         extra = address.engine.partition("+")[0]
         raise StartRefused(f"its driver is not installed ({missing.name}): pip install -r requirements-{extra}.txt") from None

@@ -37,18 +37,19 @@ class AccessTables(AuditTables):
         self._add_account = sql(
             "INSERT INTO mayfly_accounts "
             "(id, email, first_name, last_name, roles, enabled, created_at, changed_at, password, reset_asked_at) VALUES "
-            "(:id, :email, :first_name, :last_name, :roles, :enabled, :created_at, :changed_at, :password, :reset_asked_at)"
+            "(:account, :email, :first_name, :last_name, :roles, :enabled, :created_at, :changed_at, :password, :reset_asked_at)"
         )
-        self._account = sql(f"SELECT {_ACCOUNT} FROM mayfly_accounts a WHERE a.id = :id")
-        self._account_locked = sql(f"SELECT {_ACCOUNT} FROM mayfly_accounts a WHERE a.id = :id {{lock}}")
+        self._account = sql(f"SELECT {_ACCOUNT} FROM mayfly_accounts a WHERE a.id = :account")
+        self._account_locked = sql(f"SELECT {_ACCOUNT} FROM mayfly_accounts a WHERE a.id = :account {{lock}}")
         self._by_email = sql(f"SELECT {_ACCOUNT} FROM mayfly_accounts a WHERE a.email = :email")
         self._accounts = sql(f"SELECT {_ACCOUNT} FROM mayfly_accounts a")
         self._change_account = sql(
             "UPDATE mayfly_accounts SET email = :email, first_name = :first_name, last_name = :last_name, roles = :roles, "
-            "enabled = :enabled, changed_at = :changed_at, password = :password, reset_asked_at = :reset_asked_at WHERE id = :id"
+            "enabled = :enabled, changed_at = :changed_at, password = :password, reset_asked_at = :reset_asked_at "
+            "WHERE id = :account"
         )
-        self._ask_reset = sql("UPDATE mayfly_accounts SET reset_asked_at = {now} WHERE id = :id")
-        self._delete_account = sql("DELETE FROM mayfly_accounts WHERE id = :id")
+        self._ask_reset = sql("UPDATE mayfly_accounts SET reset_asked_at = {now} WHERE id = :account")
+        self._delete_account = sql("DELETE FROM mayfly_accounts WHERE id = :account")
         self._end_sessions = sql("DELETE FROM mayfly_sessions WHERE account = :account")
         self._end_keys = sql("DELETE FROM mayfly_api_keys WHERE account = :account")
         self._end_link = sql("DELETE FROM mayfly_links WHERE account = :account")
@@ -64,16 +65,16 @@ class AccessTables(AuditTables):
         self._end_session = sql("DELETE FROM mayfly_sessions WHERE digest = :digest")
         self._add_key = sql(
             "INSERT INTO mayfly_api_keys (id, digest, account, name, scopes, created_at, expires_at, used_at) "
-            "VALUES (:id, :digest, :account, :name, :scopes, :created_at, :expires_at, :used_at)"
+            "VALUES (:key_id, :digest, :account, :name, :scopes, :created_at, :expires_at, :used_at)"
         )
         self._key = sql(f"{_LIVE_KEY} k.digest = :digest")
-        self._key_by_id = sql(f"{_LIVE_KEY} k.id = :id")
+        self._key_by_id = sql(f"{_LIVE_KEY} k.id = :key_id")
         self._keys = sql(f"SELECT {_KEY} FROM mayfly_api_keys k ORDER BY k.created_at DESC, k.id")
         self._keys_of = sql(f"SELECT {_KEY} FROM mayfly_api_keys k WHERE k.account = :account ORDER BY k.created_at DESC, k.id")
-        stale = f"id = :id AND (used_at IS NULL OR used_at <= {{now}} - {_USE_MS})"
+        stale = f"id = :key_id AND (used_at IS NULL OR used_at <= {{now}} - {_USE_MS})"
         self._long_unused = sql(f"SELECT id FROM mayfly_api_keys WHERE {stale}")
         self._key_used = sql(f"UPDATE mayfly_api_keys SET used_at = {{now}} WHERE {stale}")
-        self._revoke_key = sql("DELETE FROM mayfly_api_keys WHERE id = :id")
+        self._revoke_key = sql("DELETE FROM mayfly_api_keys WHERE id = :key_id")
 
         self._add_link = sql("INSERT INTO mayfly_links (account, digest, expires_at) VALUES (:account, :digest, :expires_at)")
         self._link = sql(
@@ -82,7 +83,7 @@ class AccessTables(AuditTables):
         )
         self._use_link = sql("DELETE FROM mayfly_links WHERE digest = :digest AND expires_at > {now}")
         self._set_password = sql(
-            "UPDATE mayfly_accounts SET password = :password, changed_at = {now}, reset_asked_at = NULL WHERE id = :id"
+            "UPDATE mayfly_accounts SET password = :password, changed_at = {now}, reset_asked_at = NULL WHERE id = :account"
         )
         self._secrets = sql("SELECT name, made_at, sealed FROM mayfly_secrets ORDER BY made_at, name")
         self._add_secret = sql("INSERT INTO mayfly_secrets (name, made_at, sealed) VALUES (:name, {now}, :sealed)")
@@ -101,7 +102,7 @@ class AccessTables(AuditTables):
             raise Taken
 
     def account(self, account_id: AccountId) -> Account | None:
-        return self._find_account(self._account, "id", account_id)
+        return self._find_account(self._account, "account", account_id)
 
     def account_by_email(self, email: str) -> Account | None:
         return self._find_account(self._by_email, "email", email)
@@ -121,26 +122,26 @@ class AccessTables(AuditTables):
                 was = self._locked(session, account_id)
                 if was is None:
                     return None
-                values = _values(change(was)) | {"id": was.id}
+                values = _values(change(was)) | {"account": was.id}
                 if not session.unless_there(self._change_account, **values):
                     raise Taken
                 if end_sessions:
                     session.changed(self._end_sessions, account=was.id)
                     session.changed(self._end_link, account=was.id)
-                return _account_or_none(session.one(self._account, id=was.id))
+                return _account_or_none(session.one(self._account, account=was.id))
 
         return self._database.do(act) if is_text(account_id) else None
 
     def _locked(self, session: AccessSession, account_id: str) -> Account | None:
-        return _account_or_none(session.one(self._account_locked, id=account_id))
+        return _account_or_none(session.one(self._account_locked, account=account_id))
 
     def ask_reset(self, account_id: AccountId) -> None:
-        self._database.do(lambda session: session.changed(self._ask_reset, id=account_id))
+        self._database.do(lambda session: session.changed(self._ask_reset, account=account_id))
 
     def delete_account(self, account_id: AccountId) -> bool:
         def act(session: AccessSession) -> bool:
             with session.transaction():
-                if not session.changed(self._delete_account, id=account_id):
+                if not session.changed(self._delete_account, account=account_id):
                     return False
                 for statement in (self._end_sessions, self._end_keys, self._end_link):
                     session.changed(statement, account=account_id)
@@ -189,7 +190,7 @@ class AccessTables(AuditTables):
 
     def add_key(self, key: ApiKey) -> None:
         values = {
-            "id": key.id,
+            "key_id": key.id,
             "digest": key.digest,
             "account": key.account,
             "name": key.name,
@@ -211,7 +212,7 @@ class AccessTables(AuditTables):
         return self._find_key(self._key, digest=digest) if _is_digest(digest) else None
 
     def key_by_id(self, key_id: str) -> tuple[ApiKey, Account] | None:
-        return self._find_key(self._key_by_id, id=key_id) if is_text(key_id) else None
+        return self._find_key(self._key_by_id, key_id=key_id) if is_text(key_id) else None
 
     def _find_key(self, statement: Any, **values: object) -> tuple[ApiKey, Account] | None:
         found = self._database.do(lambda session: session.one(statement, **values))
@@ -226,13 +227,13 @@ class AccessTables(AuditTables):
 
     def key_used(self, key_id: str) -> None:
         def act(session: AccessSession) -> None:
-            if session.one(self._long_unused, id=key_id):
-                session.changed(self._key_used, id=key_id)
+            if session.one(self._long_unused, key_id=key_id):
+                session.changed(self._key_used, key_id=key_id)
 
         self._database.do(act)
 
     def revoke_key(self, key_id: str) -> bool:
-        return is_text(key_id) and self._database.do(lambda session: session.changed(self._revoke_key, id=key_id)) > 0
+        return is_text(key_id) and self._database.do(lambda session: session.changed(self._revoke_key, key_id=key_id)) > 0
 
     # Links to set a password
 
@@ -259,9 +260,9 @@ class AccessTables(AuditTables):
                 account = account and self._locked(session, account.id)
                 if account is None or not account.enabled or not session.changed(self._use_link, digest=digest):
                     return None
-                session.changed(self._set_password, id=account.id, password=password)
+                session.changed(self._set_password, account=account.id, password=password)
                 session.changed(self._end_sessions, account=account.id)
-                return _account_or_none(session.one(self._account, id=account.id))
+                return _account_or_none(session.one(self._account, account=account.id))
 
         return self._database.do(act) if _is_digest(digest) else None
 
@@ -301,7 +302,7 @@ def _is_digest(value: object) -> bool:
 
 def _values(account: Account) -> dict[str, Any]:
     return {
-        "id": account.id,
+        "account": account.id,
         "email": account.email,
         "first_name": account.first_name,
         "last_name": account.last_name,
