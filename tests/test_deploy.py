@@ -153,7 +153,7 @@ def test_every_vault_is_on_a_store_that_both_nodes_share_and_no_two_on_the_same(
         environment = services[name]["environment"]
         assert set(environment) <= known
         urls = {setting: url for setting, url in environment.items() if setting.endswith("DATABASE_URL")}
-        assert set(urls) == {"MAYFLY_DATABASE_URL", "MAYFLY_GUARDED_DATABASE_URL", "MAYFLY_SEALED_DATABASE_URL"}
+        assert set(urls) == {f"MAYFLY_{whose}DATABASE_URL" for whose in ("", "GUARDED_", "SEALED_", "ACCOUNTS_")}
         places = set()
         for url in urls.values():
             scheme, _, rest = url.partition("://")
@@ -163,7 +163,7 @@ def test_every_vault_is_on_a_store_that_both_nodes_share_and_no_two_on_the_same(
             places.add((host, authority.rpartition("/")[2]))
             assert {part.partition("=")[0] for part in query.split("&")} == {"tls_ca", "tls_certificate", "tls_key"}
             assert ":" not in authority.rpartition("@")[0], f"a password for {scheme}"
-        assert len(places) == 3
+        assert len(places) == len(urls)
     assert not re.search(
         "password(?!_FILE)|secret|token=", (PROJECT / "docker-compose.yml").read_text().replace("for a password", "")
     )
@@ -402,7 +402,7 @@ def test_databases_of_the_profile_let_nobody_in_without_a_certificate(scale: Sca
     where = f"host=localhost port={scale.postgresql.port} user=mayfly connect_timeout=5"
     verified = f"{where} sslmode=verify-full sslrootcert={tls}/mayfly/ca.pem"
     own = f"{verified} sslcert={tls}/mayfly/client.pem sslkey={tls}/mayfly/client.key"
-    for database in ("guarded", "sealed"):
+    for database in ("guarded", "sealed", "accounts"):
         psycopg.connect(f"{own} dbname={database}").close()
         for refused in (f"{where} sslmode=disable", verified, f"{own} user=postgres"):
             with pytest.raises(psycopg.OperationalError):
@@ -580,7 +580,7 @@ def test_settings_of_the_manifests_are_settings_and_every_vault_is_shared() -> N
     databases = _manifest("Secret", "mayfly-databases")["stringData"]
     assert set(settings) | set(databases) <= {row.name for row in TABLE}
     assert settings["MAYFLY_PURGE_SECONDS"] == "0"
-    assert len(databases) == 3
+    assert len(databases) == 4
     for name in DEPLOYMENTS:
         (container,) = _manifest("Deployment", name)["spec"]["template"]["spec"]["containers"]
         assert container["envFrom"] == [{"configMapRef": {"name": "mayfly"}}, {"secretRef": {"name": "mayfly-databases"}}]

@@ -1,4 +1,5 @@
--- A database for each vault: a link of the one must not be found in the other.
+-- A database for each vault, as a link of the one must not be found in the other, and one for the accounts.
 CREATE ROLE mayfly LOGIN;
 CREATE DATABASE guarded OWNER mayfly;
 CREATE DATABASE sealed OWNER mayfly;
+CREATE DATABASE accounts OWNER mayfly;
