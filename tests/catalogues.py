@@ -18,7 +18,13 @@ from babel.messages.pofile import read_po, write_po
 PROJECT = Path(__file__).resolve().parent.parent
 TRANSLATIONS = Path("web") / "translations"
 
-_METHODS = [("web/templates/*.html", "jinja2"), ("*.py", "python"), ("access/*.py", "python"), ("fields/*.py", "python"), ("web/*.py", "python")]
+_METHODS = [
+    ("web/templates/*.html", "jinja2"),
+    ("*.py", "python"),
+    ("access/*.py", "python"),
+    ("fields/*.py", "python"),
+    ("web/*.py", "python"),
+]
 _OPTIONS = {"web/templates/*.html": {"extensions": "jinja2.ext.i18n", "trimmed": "true", "silent": "false"}}
 _KEYWORDS: dict[str, tuple[int, ...] | None] = {
     **dict.fromkeys(["_", "N_", "gettext", "say"], None),
