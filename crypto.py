@@ -12,8 +12,12 @@ and inside the token, either `0x00 | content` or, with a passphrase,
 
     0x01 | salt (16 bytes) | memory in KiB (4 bytes) | passes (1 byte) | Fernet token of the content (raw bytes)
 
-so that damage and a wrong key file (outer token) are told from a wrong passphrase (inner token). The formats are versioned by
-the first byte and by the HKDF labels.
+so that damage and a wrong key file (outer token) are told from a wrong passphrase (inner token). A message that is not for everyone
+has its terms before that, so that they can be judged before anybody tries a passphrase:
+
+    0x02 | length of the terms (4 bytes) | terms | one of the two above
+
+The formats are versioned by the first byte and by the HKDF labels.
 """
 
 from __future__ import annotations
@@ -22,11 +26,15 @@ import base64
 import hashlib
 import hmac
 import os
+import re
 import struct
 import threading
 import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from cryptography.exceptions import InvalidKey
 from cryptography.fernet import Fernet, InvalidToken
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
@@ -36,7 +44,7 @@ from errors import Damaged, KeyMissing, PassphraseMismatch, Unavailable
 from records import KeyId, RowId, Sealed, VaultName
 
 _VERSION = b"\x01"
-_OPEN, _LOCKED = b"\x00", b"\x01"
+_OPEN, _LOCKED, _ADDRESSED = b"\x00", b"\x01", b"\x02"
 _MESSAGE_INFO: dict[VaultName, bytes] = {
     "open": b"mayfly message v1",
     "guarded": b"mayfly guarded message v1",
@@ -54,6 +62,7 @@ RFC_9106_LOW_MEMORY = (64 * 1024, 3)
 """KiB and passes of RFC 9106 section 4, second choice, with one lane: ~190 ms. Two concurrent derivations with two lanes
 deadlock in cryptography 50."""
 _MAX_ARGON2 = (256 * 1024, 10)
+_PHC = re.compile(r"\$argon2id\$v=19\$m=([0-9]{1,7}),t=([0-9]{1,2}),p=1\$[A-Za-z0-9+/]{22}\$[A-Za-z0-9+/]{43}")
 _ARGON2_AT_ONCE = 4
 """Four derivations take 256 MiB; 64 at once were measured at 3.2 GB."""
 _ARGON2_WAIT_SECONDS = 5.0
@@ -138,10 +147,20 @@ class Locked:
             raise PassphraseMismatch from None
 
 
-def seal(ring: KeyRing, link: bytes, content: bytes, passphrase: str | None = None, vault: VaultName = "open") -> Sealed:
+@dataclass(frozen=True, slots=True)
+class Addressed:
+    """The inside of an envelope that is not for everyone: judge `terms` before you look at `inside`."""
+
+    terms: bytes
+    inside: bytes | Locked = field(repr=False)
+
+
+def seal(
+    ring: KeyRing, link: bytes, content: bytes, passphrase: str | None = None, vault: VaultName = "open", terms: bytes = b""
+) -> Sealed:
     """Encrypt `content`, for `vault` alone, for whoever has the link (16 bytes of UUID), and the passphrase if one is given.
 
-    Raises Unavailable when too many passphrase derivations are under way.
+    `terms` can be read without the passphrase. Raises Unavailable when too many passphrase derivations are under way.
     """
     master = ring.masters[ring.current].secret
     if passphrase is None:
@@ -151,6 +170,8 @@ def seal(ring: KeyRing, link: bytes, content: bytes, passphrase: str | None = No
         memory_kib, passes = RFC_9106_LOW_MEMORY
         key = _passphrase_key(master, link, passphrase, salt, memory_kib, passes)
         inside = _LOCKED + salt + struct.pack(">IB", memory_kib, passes) + _encrypt(key, content)
+    if terms:
+        inside = _ADDRESSED + struct.pack(">I", len(terms)) + terms + inside
     name = ring.current.encode()
     return Sealed(_VERSION + bytes((len(name),)) + name + _encrypt(_hkdf(master, link, _MESSAGE_INFO[vault]), inside))
 
@@ -165,8 +186,8 @@ def key_id_of(sealed: Sealed) -> KeyId:
         raise Damaged from None
 
 
-def unseal(ring: KeyRing, link: bytes, sealed: Sealed, vault: VaultName = "open") -> bytes | Locked:
-    """Return the content, or what needs a passphrase first.
+def unseal(ring: KeyRing, link: bytes, sealed: Sealed, vault: VaultName = "open") -> bytes | Locked | Addressed:
+    """Return the content, or what needs a passphrase first, or has terms to be judged first.
 
     Raises Damaged if a bit was flipped or the envelope belongs to another link or vault, KeyMissing if the ring lacks its key.
     """
@@ -178,6 +199,13 @@ def unseal(ring: KeyRing, link: bytes, sealed: Sealed, vault: VaultName = "open"
         inside = _decrypt(_hkdf(master, link, _MESSAGE_INFO[vault]), sealed[2 + len(key_id) :])
     except InvalidToken:
         raise Damaged from None
+    if inside[:1] != _ADDRESSED:
+        return _inside(master, inside)
+    start = 5 + int.from_bytes(inside[1:5], "big")
+    return Addressed(inside[5:start], _inside(master, inside[start:]))
+
+
+def _inside(master: bytes, inside: bytes) -> bytes | Locked:
     if inside[:1] == _OPEN:
         return inside[1:]
     if inside[:1] != _LOCKED or len(inside) < 22:
@@ -206,20 +234,60 @@ def unseal_secret(ring: KeyRing, name: str, sealed: bytes) -> bytes:
         raise Damaged from None
 
 
+# Passwords
+
+
+def password_hash(password: str) -> str:
+    """What is stored of a password: Argon2id with its parameters and a salt, in PHC's string format. Raises Unavailable."""
+    memory_kib, passes = RFC_9106_LOW_MEMORY
+    with _argon2():
+        return Argon2id(salt=os.urandom(16), length=32, iterations=passes, lanes=1, memory_cost=memory_kib).derive_phc_encoded(
+            _typed(password)
+        )
+
+
+def check_password(phc: str, password: str) -> None:
+    """Raise PassphraseMismatch for a wrong password, Damaged for a hash that is none of ours, Unavailable."""
+    found = _PHC.fullmatch(phc)
+    if not found or int(found[1]) > _MAX_ARGON2[0] or int(found[2]) > _MAX_ARGON2[1]:
+        raise Damaged
+    with _argon2():
+        try:
+            Argon2id.verify_phc_encoded(_typed(password), phc)
+        except InvalidKey:
+            raise PassphraseMismatch from None
+
+
+def is_outdated(phc: str) -> bool:
+    """Whether a hash was made with other parameters than they are made with now."""
+    found = _PHC.fullmatch(phc)
+    return not found or (int(found[1]), int(found[2])) != RFC_9106_LOW_MEMORY
+
+
 def _hkdf(secret: bytes, salt: bytes, info: bytes) -> bytes:
     return HKDF(algorithm=SHA256(), length=32, salt=salt, info=info).derive(secret)
 
 
 def _passphrase_key(master: bytes, link: bytes, passphrase: str, salt: bytes, memory_kib: int, passes: int) -> bytes:
-    # NFC, so that an accent typed on another keyboard is the same accent (RFC 8265 section 4.2.2).
-    text = unicodedata.normalize("NFC", passphrase).encode()
+    with _argon2():
+        stretched = Argon2id(salt=salt, length=32, iterations=passes, lanes=1, memory_cost=memory_kib).derive(_typed(passphrase))
+    return _hkdf(master + stretched, link, _PASSPHRASE_INFO)
+
+
+@contextmanager
+def _argon2() -> Iterator[None]:
+    """One of the few turns to derive. Raises Unavailable when there is none for too long."""
     if not _argon2_turn.acquire(timeout=_ARGON2_WAIT_SECONDS):
         raise Unavailable("Too many passphrases are being checked at this moment. Nothing was used up.", 2)
     try:
-        stretched = Argon2id(salt=salt, length=32, iterations=passes, lanes=1, memory_cost=memory_kib).derive(text)
+        yield
     finally:
         _argon2_turn.release()
-    return _hkdf(master + stretched, link, _PASSPHRASE_INFO)
+
+
+def _typed(text: str) -> bytes:
+    """What somebody typed, in NFC, so that an accent typed on another keyboard is the same accent (RFC 8265 section 4.2.2)."""
+    return unicodedata.normalize("NFC", text).encode()
 
 
 def _encrypt(key: bytes, content: bytes) -> bytes:

@@ -1,9 +1,10 @@
 """The life of a message: created, read or opened, confirmed, burned, purged. No Flask here.
 
 The only room where plaintext, keys and rows meet. Everything takes and returns plain values, so that web, commands and tests
-call the same functions. One sequence serves every opening: fetch → reserve a try → unseal → claim → answer. Unsealing comes
-before claiming, so that damage, a missing key or a wrong passphrase cannot use a view up, not even if the server dies in between
-(decision record 0003); the claim alone decides who gets the message.
+call the same functions. One sequence serves every opening: admit → fetch → unseal → judge the audience → reserve a try → unlock →
+redact → audit → claim → answer. Unsealing comes before claiming, so that damage, a missing key or a wrong passphrase cannot use a
+view up, not even if the server dies in between (decision record 0003); the claim alone decides who gets the message. What is done
+is in the audit before it is done (decision record 0013).
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 import crypto
-from crypto import KeyRing, Locked
+from audit import Audit
+from crypto import Addressed, KeyRing, Locked
 from database import MessageStore
 from errors import (
     AccountRequired,
@@ -34,26 +36,35 @@ from errors import (
     PassphraseMismatch,
     PassphraseRequired,
     ProofRequired,
+    ScopeRequired,
     StoreFailed,
+    StoreFull,
     TriesInUse,
     WrongPassphrase,
 )
 from keyfile import KeyFile
 from metrics import Metrics, VaultMetrics
 from records import (
+    EVERYONE,
     MAX_TRIES,
+    NOBODY,
     SECOND,
+    Actor,
+    Audience,
     Content,
     Counts,
     Created,
     Draft,
     Encryption,
+    Event,
     KeyId,
     Millis,
     NewRow,
     Opened,
+    Policy,
     Preview,
     Receipt,
+    Role,
     Row,
     RowId,
     Sealed,
@@ -76,20 +87,34 @@ _IDEMPOTENCY_KEY = re.compile(r"[A-Za-z0-9_-]{16,128}")
 _T = TypeVar("_T")
 
 
-def anyone_with_the_link() -> None:
+def anyone_with_the_link(actor: Actor) -> None:
     """Who may read in the open vault."""
 
 
-def nobody_yet() -> None:
-    """Who may read in the other vaults as long as there are no accounts. Raises AccountRequired."""
-    raise AccountRequired
+def whoever_is_signed_in(actor: Actor) -> None:
+    """Who may read in the other vaults, if the message is for them. Raises AccountRequired, ScopeRequired."""
+    if actor.account is None:
+        raise AccountRequired
+    if "messages:read" not in actor.scopes:
+        raise ScopeRequired
+
+
+def _in_no_audience(actor: Actor, audience: Audience) -> bool:
+    return False
+
+
+def _sees_nothing(content: Content, actor: Actor) -> Content:
+    return Content(_NOTHING, "record") if content.format == "record" else content
 
 
 @dataclass(slots=True)
 class Vault:
     """Messages in one store under one key file. `lease_seconds` is how long an Idempotency-Key repeats an opening.
 
-    `admit` says whether somebody may read here at all, before anything is looked up; it raises AccountRequired if not.
+    `admit` says whether somebody may read here at all, before anything is looked up; it raises AccountRequired or ScopeRequired if
+    not. In the vaults whose readers sign in, `admits` says whether a message is for somebody, and `redact` what of a record they
+    see: without them nobody gets anything. `audits_links` says whether the audit is also told of those of whom it can only say that
+    they had a link.
     """
 
     store: MessageStore
@@ -97,21 +122,26 @@ class Vault:
     lease_seconds: int
     max_message_bytes: int
     name: VaultName = "open"
-    admit: Callable[[], None] = anyone_with_the_link
+    admit: Callable[[Actor], None] = anyone_with_the_link
     metrics: VaultMetrics = field(default_factory=lambda: Metrics().vaults["open"])
+    admits: Callable[[Actor, Audience], bool] = _in_no_audience
+    redact: Callable[[Content, Actor], Content] = _sees_nothing
+    audit: Audit | None = None
+    audits_links: bool = True
     _same_keys: set[tuple[KeyId, bytes]] = field(default_factory=set)
 
-    def create(self, draft: Draft) -> Created:
+    def create(self, draft: Draft, actor: Actor = NOBODY) -> Created:
         """Seal and store a message.
 
-        Raises FieldRefused or BodyTooLarge for a draft that is out of bounds, StoreFull, StoreFailed, KeyMissing, Unavailable.
+        Raises FieldRefused or BodyTooLarge for a draft that is out of bounds, StoreFull, StoreFailed, KeyMissing, Unavailable; and
+        AuditFailed where `actor` is somebody of whom the audit is told.
         """
         content = self._content(draft)
         chance = os.urandom(16 + _RECEIPT_SECRET_BYTES)  # asked for once: each time costs a system call
         link, secret = uuid.UUID(bytes=chance[:16], version=4), chance[16:]
         ring = self.keys.ring()
         self._require_same_key(ring, ring.current)
-        sealed = crypto.seal(ring, link.bytes, _encode(content), draft.passphrase, self.name)
+        sealed = crypto.seal(ring, link.bytes, _encode(content), draft.passphrase, self.name, _encode_terms(draft))
         now = self.store.now()
         row = NewRow(
             id=crypto.row_id(link.bytes),
@@ -124,96 +154,120 @@ class Vault:
             proof=None if draft.proof is None else crypto.proof_hash(link.bytes, draft.proof),
             body=sealed,
         )
-        self.store.put(row)
+        if actor.account:
+            self._tell("create", "made", actor, row.id)
+        try:
+            self.store.put(row)
+        except StoreFull:
+            if actor.account:
+                self._tell("create", "refused", actor, row.id)
+            raise
         self.metrics.created.inc()
         token = base64.urlsafe_b64encode(row.id + secret).decode()
         return Created(str(link), token, row.expires_at, draft.views, self.store.durability, _encryption(row.proof), self.name)
 
-    def preview(self, link_id: str, idempotency_key: str | None = None) -> Preview:
+    def preview(self, link_id: str, idempotency_key: str | None = None, actor: Actor = NOBODY) -> Preview:
         """What may be told of a message that someone new, or the holder of that lease, can open. Uses nothing up.
 
-        Raises NotFound, FieldRefused, AccountRequired.
+        Raises NotFound, FieldRefused, AccountRequired, ScopeRequired, and what `_inside` does.
         """
-        self.admit()
+        self.admit(actor)
         link = _link_bytes(link_id)
-        row = self.store.peek(crypto.row_id(link))
+        row = self.store.peek(crypto.row_id(link)) if self.name == "open" else None
         if row is None:
-            leased = self.store.fetch(crypto.row_id(link), _lease_of(link, idempotency_key))
-            if leased is None:
-                raise NotFound
-            row = leased[0]
+            row, sealed = self._fetch(link, _lease_of(link, idempotency_key))
+            if self.name != "open":
+                self._inside(row, link, sealed, actor, "open")
         return _preview(row)
 
-    def read(self, link_id: str) -> Opened:
+    def read(self, link_id: str, actor: Actor = NOBODY) -> Opened:
         """Return a message that reading does not use up, for safe methods.
 
-        Raises NotFound, OpeningRequired (for one with a view limit or a passphrase), Damaged, KeyMissing, AccountRequired.
+        Raises NotFound, OpeningRequired (for one with a view limit or a passphrase), Damaged, KeyMissing, AccountRequired,
+        ScopeRequired, AuditFailed.
         """
-        self.admit()
+        self.admit(actor)
         link = _link_bytes(link_id)
-        found = self.store.fetch(crypto.row_id(link), None)
-        if found is None:
-            raise NotFound
-        row, sealed = found
+        row, sealed = self._fetch(link, None)
         preview = _preview(row)
+        if self.name == "open" and not preview.opens_freely:  # so that it need not be unsealed
+            raise OpeningRequired(preview)
+        policy, inside = self._inside(row, link, sealed, actor, "read")
         if not preview.opens_freely:
             raise OpeningRequired(preview)
-        content = _decode(self._unseal(row, link, sealed, None))
+        content = self.redact(_decode(self._unlocked(row, link, inside, None, actor), policy), actor)
+        self._tell("read", "refused" if _is_nothing(content) else "answered", actor, row.id)
         self.metrics.read.inc()
         return Opened(content, row.expires_at, None)
 
     def open(
-        self, link_id: str, passphrase: str | None = None, idempotency_key: str | None = None, proof: str | None = None
+        self,
+        link_id: str,
+        passphrase: str | None = None,
+        idempotency_key: str | None = None,
+        proof: str | None = None,
+        actor: Actor = NOBODY,
     ) -> Opened:
         """Take one view and return the message; with an idempotency key, the same again while its lease lasts.
 
-        Raises NotFound, PassphraseRequired, ProofRequired, WrongPassphrase, TriesInUse, FieldRefused, Damaged, KeyMissing,
-        AccountRequired, Unavailable: none of them uses a view up, and only WrongPassphrase a try.
+        A record of which the reader sees nothing takes no view: they get it empty. Raises NotFound, PassphraseRequired,
+        ProofRequired, WrongPassphrase, TriesInUse, FieldRefused, Damaged, KeyMissing, AccountRequired, ScopeRequired, AuditFailed,
+        Unavailable: none of them uses a view up, and only WrongPassphrase a try.
         """
-        self.admit()
+        self.admit(actor)
         link = _link_bytes(link_id)
-        row_id = crypto.row_id(link)
         lease = _lease_of(link, idempotency_key)
-        found = self.store.fetch(row_id, lease)
-        if found is None:
-            raise NotFound
-        row, sealed = found
-        if row.proof is not None:
-            self._check_proof(row, row.proof, link, proof)
-        content = _decode(self._unseal(row, link, sealed, passphrase))
-        claim = self.store.claim(row_id, lease, self.lease_seconds)
+        row, sealed = self._fetch(link, lease)
+        if self.name == "open":  # nobody's audience is to be judged, so nothing is unsealed without the proof
+            self._check_proof(row, link, proof, actor)
+        policy, inside = self._inside(row, link, sealed, actor, "open")
+        if self.name != "open":
+            self._check_proof(row, link, proof, actor)
+        content = self.redact(_decode(self._unlocked(row, link, inside, passphrase, actor), policy), actor)
+        if _is_nothing(content):
+            self._tell("open", "refused", actor, row.id)
+            return Opened(content, row.expires_at, row.views_left)
+        self._tell("open", "answered", actor, row.id)
+        claim = self.store.claim(row.id, lease, self.lease_seconds)
         if claim is None:
+            self._tell("open", "gone", actor, row.id)
             raise NotFound
         (self.metrics.repeated if claim.repeated else self.metrics.opened).inc()
         return Opened(content, row.expires_at, claim.views_left)
 
-    def confirm(self, link_id: str, idempotency_key: str | None) -> None:
+    def confirm(self, link_id: str, idempotency_key: str | None, actor: Actor = NOBODY) -> None:
         """End the lease of a reader who has the message.
 
-        Raises NotFound if there is no such lease, FieldRefused, AccountRequired.
+        Raises NotFound if there is no such lease, FieldRefused, AccountRequired, ScopeRequired, AuditFailed.
         """
-        self.admit()
+        self.admit(actor)
         if idempotency_key is None:
             raise FieldRefused("Idempotency-Key", "Name the lease to end in the Idempotency-Key header.")
         link = _link_bytes(link_id)
-        lease = _lease_of(link, idempotency_key)
-        if lease is None or not self.store.confirm(crypto.row_id(link), lease):
+        lease, row_id = _lease_of(link, idempotency_key), crypto.row_id(link)
+        if self.name != "open":
+            row, sealed = self._fetch(link, lease)
+            self._inside(row, link, sealed, actor, "confirm")
+        self._tell("confirm", "done", actor, row_id)
+        if lease is None or not self.store.confirm(row_id, lease):
+            self._tell("confirm", "gone", actor, row_id)
             raise NotFound
 
     def receipt(self, token: str) -> Receipt:
         """Return the sender's side of a message: state and times, never content. Raises NotFound."""
         return self._receipt(self._row_of(token))
 
-    def burn(self, token: str) -> Receipt:
-        """Destroy the message of a receipt, if it is still there, and return the receipt. Raises NotFound."""
+    def burn(self, token: str, actor: Actor = NOBODY) -> Receipt:
+        """Destroy the message of a receipt, if it is still there, and return the receipt. Raises NotFound, AuditFailed."""
         row = self._row_of(token)
-        if self.store.burn(row.id, row.receipt):
+        if self._destroy(row, row.receipt, "burn", actor):
             self.metrics.burned.inc()
         return self.receipt(token)
 
-    def take_down(self, row_id: RowId) -> bool:
-        """Destroy a message, as the admin asks. False if it is not there."""
-        found = self.store.burn(row_id, None)
+    def take_down(self, row_id: RowId, actor: Actor = NOBODY) -> bool:
+        """Destroy a message, as the admin asks. False if it is not there. Raises AuditFailed."""
+        row = self.store.history(row_id)
+        found = row is not None and self._destroy(row, None, "take-down", actor)
         if found:
             self.metrics.taken_down.inc()
         return found
@@ -222,7 +276,46 @@ class Vault:
         """What is stored, for the admin."""
         return self.store.counts()
 
+    def _destroy(self, row: Row, receipt: bytes | None, action: str, actor: Actor) -> bool:
+        if not self._is_alive(row):
+            return False
+        self._tell(action, "done", actor, row.id)
+        if self.store.burn(row.id, receipt):
+            return True
+        self._tell(action, "gone", actor, row.id)
+        return False
+
+    def _tell(self, action: str, outcome: str, actor: Actor, row_id: RowId) -> None:
+        """Write to the audit what is about to be done. Raises AuditFailed, and then it must not be."""
+        if self.audit and (self.audits_links or actor.way != "nobody"):
+            self.audit.write(Event(action, outcome, actor, self.name, self.audit.name_of(row_id)))
+
+    def _fetch(self, link: bytes, lease: bytes | None) -> tuple[Row, Sealed]:
+        found = self.store.fetch(crypto.row_id(link), lease)
+        if found is None:
+            raise NotFound
+        return found
+
+    def _inside(self, row: Row, link: bytes, sealed: Sealed, actor: Actor, action: str) -> tuple[Policy | None, bytes | Locked]:
+        """Unseal a message for somebody it is for, before anything of theirs is tried: its policy, and what is inside.
+
+        Raises NotFound for anybody else, of whom the audit is told, Damaged, KeyMissing, AuditFailed.
+        """
+        inside = self._unseal(link, sealed)
+        audience, policy = EVERYONE, None
+        if isinstance(inside, Addressed):
+            audience, policy = _decode_terms(inside.terms)
+            inside = inside.inside
+        if self.name != "open" and not self.admits(actor, audience):
+            self._tell(action, "refused", actor, row.id)
+            raise NotFound
+        return policy, inside
+
     def _content(self, draft: Draft) -> Content:
+        if self.name == "open" and (draft.format == "record" or draft.audience != EVERYONE):
+            raise FieldRefused(
+                "audience", "An audience and records are for the guarded and the sealed vault, whose readers sign in."
+            )
         if draft.document is not None:
             if len(draft.document.encode()) > 2 * self.max_message_bytes:
                 raise BodyTooLarge("An encrypted document is at most %(most)s bytes of JSON.", most=2 * self.max_message_bytes)
@@ -236,50 +329,58 @@ class Vault:
             raise BodyTooLarge("A message is at most %(most)s bytes of UTF-8.", most=self.max_message_bytes)
         if draft.format == "markdown":
             return Content(message, "markdown", markdown_to_html(message))
-        return Content(message, "text")
+        return Content(message, draft.format)
 
-    def _check_proof(self, row: Row, expected: bytes, link: bytes, proof: str | None) -> None:
-        """Let nobody near a view who does not show the proof. A wrong one takes a try only where there is a passphrase to guess."""
+    def _check_proof(self, row: Row, link: bytes, proof: str | None, actor: Actor) -> None:
+        """Let nobody near a view who does not show the proof, if there is one.
+
+        A wrong one takes a try only where there is a passphrase to guess.
+        """
+        if row.proof is None:
+            return
         if proof is None:
             raise ProofRequired
-        right = hmac.compare_digest(expected, crypto.proof_hash(link, proof))
+        right = hmac.compare_digest(row.proof, crypto.proof_hash(link, proof))
         if row.tries_free is None:
             if not right:
                 raise ProofRequired
             return
         self._reserve_try(row)
         if not right:
-            raise self._wrong_passphrase(row)
+            raise self._wrong_passphrase(row, actor)
         self.store.return_try(row.id)
 
-    def _unseal(self, row: Row, link: bytes, sealed: Sealed, passphrase: str | None) -> bytes:
+    def _unseal(self, link: bytes, sealed: Sealed) -> bytes | Locked | Addressed:
         key_id = crypto.key_id_of(sealed)
         ring = self.keys.ring_with(key_id)
         self._require_same_key(ring, key_id)
-        inside = crypto.unseal(ring, link, sealed, self.name)
+        return crypto.unseal(ring, link, sealed, self.name)
+
+    def _unlocked(self, row: Row, link: bytes, inside: bytes | Locked, passphrase: str | None, actor: Actor) -> bytes:
+        """Open the inner seal, if there is one, on a reserved try, which is given back unless the passphrase is wrong."""
         if isinstance(inside, bytes):
             return inside
         if passphrase is None:
             raise PassphraseRequired
-        return self._unlock(row, link, inside, passphrase)
-
-    def _unlock(self, row: Row, link: bytes, locked: Locked, passphrase: str) -> bytes:
-        """Open the inner seal on a reserved try, which is given back unless the passphrase is wrong."""
         self._reserve_try(row)
         try:
-            content = locked.unlock(link, passphrase)
+            content = inside.unlock(link, passphrase)
         except PassphraseMismatch:
-            raise self._wrong_passphrase(row) from None
+            raise self._wrong_passphrase(row, actor) from None
         except BaseException:
             self.store.return_try(row.id)
             raise
         self.store.return_try(row.id)
         return content
 
-    def _wrong_passphrase(self, row: Row) -> WrongPassphrase:
+    def _wrong_passphrase(self, row: Row, actor: Actor) -> WrongPassphrase:
+        # It counts before it is written: whoever could keep the audit from being written could guess for ever.
         left = self.store.wrong_try(row.id)
         if left == 0:
             self.metrics.locked.inc()
+            self._tell("lock", "done", actor, row.id)
+        else:
+            self._tell("open", "refused", actor, row.id)
         return WrongPassphrase(left)
 
     def _reserve_try(self, row: Row) -> None:
@@ -307,8 +408,11 @@ class Vault:
             raise NotFound
         return row
 
+    def _is_alive(self, row: Row) -> bool:
+        return row.ended is None and row.expires_at > self.store.now()
+
     def _receipt(self, row: Row) -> Receipt:
-        alive = row.ended is None and row.expires_at > self.store.now()
+        alive = self._is_alive(row)
         state: State
         if row.ended == "burned" or row.ended == "locked":
             state = row.ended
@@ -335,16 +439,16 @@ def ask_each(vaults: Sequence[Vault], ask: Callable[[Vault], _T]) -> list[_T | N
         return list(threads.map(answer_of, vaults))
 
 
-def take_down(vaults: Sequence[Vault], link: str) -> bool:
+def take_down(vaults: Sequence[Vault], link: str, actor: Actor = NOBODY) -> bool:
     """Destroy the message of a link, in whichever vault it is, as the admin asks. False if there was none.
 
-    Raises StoreFailed if it may be in a vault that does not answer.
+    Raises StoreFailed if it may be in a vault that does not answer, AuditFailed.
     """
     found = _LINK_ID.search(link)
     if found is None:
         return False
     row_id = crypto.row_id(uuid.UUID(found[0]).bytes)
-    taken = ask_each(vaults, lambda vault: vault.take_down(row_id))
+    taken = ask_each(vaults, lambda vault: vault.take_down(row_id, actor))
     if None in taken and True not in taken:
         raise StoreFailed
     return True in taken
@@ -399,7 +503,31 @@ def _lease_of(link: bytes, idempotency_key: str | None) -> bytes | None:
     return crypto.lease_hash(link, idempotency_key)
 
 
-# What is sealed: a line of JSON that says what it is, then the message in UTF-8, then its rendering.
+# What is sealed: a line of JSON that says what it is, then the message in UTF-8, then its rendering. Beside it, where it is not for
+# everyone, its terms as JSON.
+
+_NOTHING = "{}"
+
+
+def _is_nothing(content: Content) -> bool:
+    """Whether it is a record of which a reader sees no field."""
+    return content.format == "record" and content.message == _NOTHING
+
+
+def _encode_terms(draft: Draft) -> bytes:
+    if draft.audience == EVERYONE and draft.policy is None:
+        return b""
+    audience = draft.audience
+    who = "everyone" if audience.everyone else {"roles": sorted(audience.roles), "accounts": sorted(audience.accounts)}
+    return json.dumps({"audience": who, "policy": draft.policy}, ensure_ascii=False).encode()
+
+
+def _decode_terms(terms: bytes) -> tuple[Audience, Policy | None]:
+    document = json.loads(terms)
+    who, policy = document["audience"], document["policy"]
+    if who == "everyone":
+        return EVERYONE, policy
+    return Audience(False, frozenset(map(Role, who["roles"])), frozenset(who["accounts"])), policy
 
 
 def _encode(content: Content) -> bytes:
@@ -413,7 +541,7 @@ def _encode(content: Content) -> bytes:
 _TEXT = b'{"format":"text"}'
 
 
-def _decode(content: bytes) -> Content:
+def _decode(content: bytes, policy: Policy | None = None) -> Content:
     head_line, _, rest = content.partition(b"\n")
     if head_line == _TEXT:  # nearly every message, so that its head is not parsed
         return Content(rest.decode(), "text")
@@ -423,4 +551,6 @@ def _decode(content: bytes) -> Content:
     if head["format"] == "markdown":
         split = head["message_bytes"]
         return Content(rest[:split].decode(), "markdown", rest[split:].decode())
+    if head["format"] == "record":
+        return Content(rest.decode(), "record", policy=policy)
     raise Damaged

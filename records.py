@@ -228,13 +228,15 @@ class Content:
     """What only readers may see. `html` is the sanitized rendering of markdown, empty for text.
 
     With end-to-end encryption `message` is the document (JSON) that only the reader's side can open; that of a record is its fields
-    as JSON, and `policy` says who sees which: what is answered has been redacted, and has none.
+    as JSON, and `policy` says who sees which: what is answered has been redacted, and has none, but `masked`: the names of the
+    fields of which no more than an end is there.
     """
 
     message: str
     format: Format | Literal["document"]
     html: str = ""
     policy: Policy | None = None
+    masked: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,12 +14,14 @@ import sys
 from collections.abc import Sequence
 
 import keyfile
+from access.audiences import admits
+from access.roles import redacted
 from commands import build_commands
 from database import Clock, MessageStore, open_database
 from errors import StartRefused
 from keyfile import KeyFile
 from logs import log_to_stderr
-from messages import Vault, anyone_with_the_link, nobody_yet
+from messages import Vault, anyone_with_the_link, whoever_is_signed_in
 from metrics import Metrics
 from scheduler import PurgeScheduler, purge_until_stopped
 from settings import Settings
@@ -78,8 +80,11 @@ def open_vaults(settings: Settings, now: Clock | None = None, metrics: Metrics |
             settings.lease_seconds,
             settings.max_message_bytes,
             name,
-            anyone_with_the_link if name == "open" else nobody_yet,
+            anyone_with_the_link if name == "open" else whoever_is_signed_in,
             metrics.vaults[name],
+            admits,
+            redacted,
+            audits_links=name != "open" or settings.audit_open,
         )
         for name in settings.databases
     ]

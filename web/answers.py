@@ -37,6 +37,11 @@ def _json(document: dict[str, Any]) -> bytes:
     return _ENCODER.encode(document).encode()
 
 
+def as_json(status: int, document: dict[str, Any], headers: tuple[tuple[str, str], ...] = ()) -> Answer:
+    """A JSON document, for those who did not ask for a page."""
+    return Answer(status, JSON, _json(document), headers)
+
+
 def iso(at: Millis) -> str:
     """RFC 3339 in UTC, whole seconds."""
     return _second(at // 1000)
@@ -89,11 +94,30 @@ def opened(wanted: Wanted, message: Opened, lease_seconds: int | None = None) ->
         )
     if wanted.kind == "html":
         return Answer(200, HTML, pages.message(wanted, message, lease_seconds))
+    if message.content.format == "record":
+        return _record(wanted, message)
     if wanted.kind == "text":
         return Answer(200, TEXT, message.content.message.encode())
     document = {
         "message": message.content.message,
         "format": message.content.format,
+        "expires_at": iso(message.expires_at),
+        "views_left": message.views_left,
+    }
+    return Answer(200, JSON, _json(document))
+
+
+def _record(wanted: Wanted, message: Opened) -> Answer:
+    """What the reader sees of a record, in JSON or as lines of text."""
+    fields: dict[str, str] = json.loads(message.content.message)
+    if wanted.kind == "text":
+        # Further lines of a value are indented, so that none of them can be taken for another field.
+        lines = (f"{name}: {text}\n".replace("\n", "\n  ").rstrip(" ") for name, text in fields.items())
+        return Answer(200, TEXT, "".join(lines).encode())
+    document = {
+        "record": fields,
+        "masked": message.content.masked,
+        "format": "record",
         "expires_at": iso(message.expires_at),
         "views_left": message.views_left,
     }

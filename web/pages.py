@@ -7,6 +7,7 @@ return into a line feed and drop the first line feed of a `<pre>`.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import cache, lru_cache
@@ -137,7 +138,9 @@ def reveal(
 
 def message(wanted: Wanted, opened: Opened, lease_seconds: int | None) -> bytes:
     """A message, shown."""
-    return _render("message.html", wanted, once=opened.views_left is not None, opened=opened, lease_seconds=lease_seconds)
+    once = opened.views_left is not None
+    record = json.loads(opened.content.message) if opened.content.format == "record" else None
+    return _render("message.html", wanted, once, opened=opened, record=record, lease_seconds=lease_seconds)
 
 
 def receipt(wanted: Wanted, token: str, found: Receipt) -> bytes:
