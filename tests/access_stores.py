@@ -93,6 +93,15 @@ def following(**changes: Any) -> Callable[[AuditEntry | None], AuditEntry]:
     return make
 
 
+def open_url(url: str, now: Clock | None = None) -> AccessStore:
+    """The store at `url`, also over a network without TLS, which servers refuse."""
+    if url.startswith("sqlite:"):
+        store = open_access(Settings(accounts_database_url=url), Path("/nowhere/key.json"), now)
+        assert store
+        return store
+    return AccessTables(AccessNetwork(parse_address(url), now))
+
+
 class AccessPlace(Protocol):
     """Somewhere to keep accounts and the audit."""
 
@@ -117,10 +126,8 @@ class AccountsFile:
         self._opened: list[AccessStore] = []
 
     def open(self, now: Clock | None) -> AccessStore:
-        store = open_access(Settings(accounts_database_url=self.url), self.path, now)
-        assert store
-        self._opened.append(store)
-        return store
+        self._opened.append(open_url(self.url, now))
+        return self._opened[-1]
 
     def run(self, statement: str) -> list[Any]:
         db = sqlite3.connect(self.path, isolation_level=None)
@@ -135,7 +142,7 @@ class AccountsFile:
 
 
 class AccountsDatabase:
-    """A database on a server that all tests share, emptied for each, and reached without TLS: that is another test's."""
+    """A database on a server that all tests share, emptied for each."""
 
     name = "mayfly_accounts_shared"
 
@@ -158,7 +165,7 @@ class AccountsDatabase:
         )
 
     def open(self, now: Clock | None) -> AccessStore:
-        self._opened.append(AccessTables(AccessNetwork(parse_address(self.url), now)))
+        self._opened.append(open_url(self.url, now))
         return self._opened[-1]
 
     def run(self, statement: str) -> list[Any]:
