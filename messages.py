@@ -80,6 +80,8 @@ PURGE_SLICE_ROWS = 100
 _PURGE_PAUSE_SECONDS = (0.0001, 0.005)
 """The least and the most between slices, else as long as the slice took: a lock is not fair to those who wait for it, nor a
 processor to those who ask for little of it. The most, because a purge of many must come to its end within a minute."""
+_PURGE_AGAIN_SECONDS = (0.5, 1.0, 2.0)
+"""After these a slice is asked for again that a store did not do in time: a database that writes a checkpoint, say, does soon."""
 _RECEIPT_SECRET_BYTES = 16
 _LINK_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 _RECEIPT_TOKEN = re.compile(r"[A-Za-z0-9_-]{64}")
@@ -466,12 +468,21 @@ def purge(store: MessageStore, metrics: VaultMetrics | None = None) -> int:
     """Remove what nobody can read any more, in slices, and return how many messages that were. Needs no keys.
 
     Receipts older than eight days go as well. Idempotent; readers go on between the slices. `metrics` are those of the vault.
+    Raises StoreFailed at once if the store does not answer at all, and for a slice in the middle when it has been tried again.
     """
     bodies = 0
     least, most = _PURGE_PAUSE_SECONDS
+    patience: list[float] = []
     while True:
         began = time.perf_counter()
-        purged = store.purge(PURGE_SLICE_ROWS)
+        try:
+            purged = store.purge(PURGE_SLICE_ROWS)
+        except StoreFailed:
+            if not patience:
+                raise
+            time.sleep(patience.pop(0))
+            continue
+        patience = list(_PURGE_AGAIN_SECONDS)
         bodies += purged.bodies
         if metrics:
             metrics.purged.inc(purged.bodies)

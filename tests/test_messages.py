@@ -34,9 +34,10 @@ from errors import (
 )
 from keyfile import KeyFile
 from messages import Vault, purge, take_down
-from records import Created, Draft, Millis, RowId
+from records import Created, Draft, Millis, Purged, RowId
 from storage.sqlite import SqliteStore
 from tests.serving import DATABASES
+from tests.stores import new_row
 
 NOW = 1_800_000_000_500
 WEEK = 604_800
@@ -410,6 +411,43 @@ def test_admin_takes_a_message_down_by_its_link(vault: Vault, form: str) -> None
     assert not take_down([vault], "no link")
     assert vault.receipt(message.receipt).state == "burned"
     assert vault.read(other.link_id)
+
+
+class Stumbling(SqliteStore):
+    """A store that does not answer when it is asked for these slices, counted from 1."""
+
+    missed: frozenset[int] = frozenset()
+    asked = 0
+
+    def purge(self, slice_rows: int) -> Purged:
+        self.asked += 1
+        if self.asked in self.missed:
+            raise StoreFailed
+        return super().purge(slice_rows)
+
+
+@pytest.mark.parametrize(
+    ("missed", "left"),
+    [(set(), 0), ({2}, 0), ({2, 3, 5}, 0), ({1}, 350), ({2, 3, 4, 5}, 250)],
+    ids=["never", "once", "now and then", "at once", "for good"],
+)
+def test_purge_asks_again_for_a_slice_that_was_not_done_in_time(
+    missed: set[int], left: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A million rows in, a database writes a checkpoint. One that is down from the beginning is told so at once."""
+    waited: list[float] = []
+    monkeypatch.setattr("messages.time.sleep", lambda seconds: waited.append(seconds) if seconds > 0.1 else None)
+    store = Stumbling(None, 64 << 20, lambda: Millis(NOW))
+    for number in range(350):
+        store.put(new_row(number, created_at=Millis(NOW - 60_000), expires_at=Millis(NOW)))
+    store.missed = frozenset(missed)
+    if left:
+        with pytest.raises(StoreFailed):
+            purge(store)
+    else:
+        assert purge(store) == 350
+    assert store.counts().expired == left
+    assert sum(waited) <= 3.5
 
 
 def test_purge_removes_all_that_is_due_however_many_slices(server: Server) -> None:
