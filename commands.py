@@ -1,4 +1,4 @@
-"""The operator's commands: serve, look after keys, purge, verify the audit."""
+"""The operator's commands: serve, look after keys and accounts, purge, verify the audit."""
 
 from __future__ import annotations
 
@@ -14,14 +14,22 @@ import click
 
 import keyfile
 import messages
+from access.accounts import Accounts
 from access.sealing import reseal
 from audit import Audit
 from audit.chain import Statement, read_statements
 from database import AccessStore, MessageStore, open_access, open_database
-from errors import Damaged, KeyMissing, StartRefused, StoreFailed
+from errors import AuditFailed, BadRequest, Damaged, KeyMissing, LastAdmin, NothingThere, StartRefused, StoreFailed, Taken
 from keyfile import KeyFile
-from records import VaultName
+from records import Actor, VaultName
 from settings import MEMORY_URL, Settings
+
+_OPERATOR = Actor(way="command")
+_PASSWORD_FILE = click.option(
+    "--password-file",
+    type=click.File(encoding="utf-8"),
+    help="Read it from the first line of a file, or with - from standard input.",
+)
 
 
 def build_commands(serve: Callable[[], None], purge_until_stopped: Callable[[Sequence[MessageStore], int], None]) -> click.Group:
@@ -86,6 +94,50 @@ def build_commands(serve: Callable[[], None], purge_until_stopped: Callable[[Seq
         click.echo(f"dropped {key_id}")
 
     @cli.group()
+    def account() -> None:
+        """Make accounts, and look after them: how the first admin comes to be."""
+
+    @account.command()
+    @click.argument("email")
+    @click.option("--first-name", prompt="First name")
+    @click.option("--last-name", prompt="Last name")
+    @click.option("--role", "roles", multiple=True, help="admin, auditor, or any other name; may be repeated.")
+    @_PASSWORD_FILE
+    def add(email: str, first_name: str, last_name: str, roles: tuple[str, ...], password_file: TextIO | None) -> None:
+        """Make an account. Its password is asked for, twice."""
+        given = {"email": email, "first_name": first_name, "last_name": last_name, "roles": list(roles)}
+        with _accounts() as accounts:
+            made, _ = accounts.add(_OPERATOR, given | {"password": _password(password_file)})
+        click.echo(f"made account {made.id} for {made.email}")
+
+    @account.command("list")
+    def list_accounts() -> None:
+        """Name the accounts, with their roles."""
+        with _accounts() as accounts:
+            for found in accounts.all():
+                state = "" if found.enabled else "  disabled"
+                click.echo(f"{found.id}  {found.email}  {' '.join(sorted(found.roles)) or '-'}{state}")
+
+    @account.command()
+    @click.argument("email")
+    @_PASSWORD_FILE
+    def password(email: str, password_file: TextIO | None) -> None:
+        """Set the password of an account, and end its sessions."""
+        with _accounts() as accounts:
+            found = accounts.of_email(email)
+            accounts.set_password(_OPERATOR, found.id, _password(password_file))
+        click.echo(f"set the password of {found.email}")
+
+    @account.command()
+    @click.argument("email")
+    def disable(email: str) -> None:
+        """Let an account sign in no more, whatever it shows; what it is signed in by ends at once."""
+        with _accounts() as accounts:
+            found = accounts.of_email(email)
+            accounts.change(_OPERATOR, found.id, {"enabled": False})
+        click.echo(f"disabled {found.email}")
+
+    @cli.group()
     def audit() -> None:
         """Verify the audit: who did what, and whether anybody changed that since."""
 
@@ -138,9 +190,28 @@ def _access() -> Iterator[tuple[AccessStore | None, KeyFile]]:
             store.close()
 
 
+@contextmanager
+def _accounts() -> Iterator[Accounts]:
+    """The accounts of this server. What is refused becomes a StartRefused."""
+    with _access() as (store, keys):
+        audit = _audit_in(store, keys)
+        assert store
+        try:
+            yield Accounts(store, audit, keys)
+        except (BadRequest, Taken, LastAdmin, NothingThere, AuditFailed) as refusal:
+            raise StartRefused(str(refusal)) from None
+
+
+def _password(file: TextIO | None) -> str:
+    """A password that is typed in, twice, or the first line of a file."""
+    if file:
+        return file.readline().removesuffix("\n").removesuffix("\r")
+    return str(click.prompt("Password", hide_input=True, confirmation_prompt=True))
+
+
 def _audit_in(store: AccessStore | None, keys: KeyFile) -> Audit:
     if store is None:
-        raise StartRefused("MAYFLY_ACCOUNTS_DATABASE_URL is off, so there is no audit")
+        raise StartRefused("MAYFLY_ACCOUNTS_DATABASE_URL is off, so there are no accounts and no audit")
     return Audit(store, keys)
 
 

@@ -16,6 +16,7 @@
     ├── NotFound                never existed, opened, expired, burned, locked, purged, not for this reader: all the same
     ├── NothingThere            an account, a key or a link to set a password that is not there
     ├── Taken                   an account with that e-mail address is there already
+    ├── LastAdmin               nobody would be left who may look after accounts
     ├── MethodRefused           the address exists, the method is not for it
     │   └── OpeningRequired       the message opens by POST only
     ├── TickRequired            a form wants to open without its deliberate tick
@@ -146,6 +147,13 @@ class Taken(MayflyError):
 
     def __init__(self) -> None:
         super().__init__("There is an account with that e-mail address already.")
+
+
+class LastAdmin(MayflyError):
+    """The last enabled admin is to be removed, disabled or no admin any more."""
+
+    def __init__(self) -> None:
+        super().__init__("This is the last admin who can sign in. Make another account an admin first.")
 
 
 class MethodRefused(MayflyError):

@@ -19,6 +19,7 @@ from typing import Any
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.base import BaseTrigger
 
+from access.oauth import SigningKeys
 from access.sealing import reseal
 from audit import Audit
 from database import AccessStore, MessageStore
@@ -111,11 +112,14 @@ class Housekeeping(Regularly):
     than `audit_days` go, and so do sessions, keys and links that have ended.
     """
 
-    def __init__(self, store: AccessStore, keys: KeyFile, audit: Audit, audit_days: int, seconds: float = 3600) -> None:
+    def __init__(
+        self, store: AccessStore, keys: KeyFile, audit: Audit, audit_days: int, signing: SigningKeys, seconds: float = 3600
+    ) -> None:
         self._duties: dict[str, Callable[[], object]] = {
             "sealing secrets under the current key": partial(reseal, store, keys),
             "signing the head of the audit": audit.sign_head,
             "dropping old entries of the audit": partial(audit.drop, audit_days),
+            "looking after the keys that sign tokens": signing.look_after,
             "removing what has ended": store.tidy,
         }
         super().__init__("housekeeping", [self.keep], seconds, at_once=True)

@@ -16,14 +16,16 @@ from collections.abc import Sequence
 import keyfile
 from access.audiences import admits
 from access.roles import redacted
+from access.services import Access, access_on
+from audit import Audit
 from commands import build_commands
-from database import Clock, MessageStore, open_database
+from database import Clock, MessageStore, open_access, open_database
 from errors import StartRefused
 from keyfile import KeyFile
 from logs import log_to_stderr
 from messages import Vault, anyone_with_the_link, whoever_is_signed_in
 from metrics import Metrics
-from scheduler import PurgeScheduler, purge_until_stopped
+from scheduler import Housekeeping, PurgeScheduler, purge_until_stopped
 from settings import Settings
 from web.app import build_app
 from web.authentication import Authentication
@@ -47,47 +49,70 @@ def create_app(settings: Settings | None = None, now: Clock | None = None) -> Ga
     settings = settings or Settings.from_environ(os.environ)
     log_to_stderr(settings)
     metrics = Metrics()
-    vaults = open_vaults(settings, now, metrics)
+    keys = _key_file(settings)
+    access = open_accounts(settings, keys, now)
+    vaults = open_vaults(settings, now, metrics, keys, access.audit if access else None)
+    # What is registered here runs after what is registered later: the purge has stopped by then.
     for vault in vaults:
         if vault.name in settings.on_network:
-            atexit.register(vault.store.close)  # runs after what is registered later: the purge has stopped by then
+            atexit.register(vault.store.close)
+    if access:
+        atexit.register(access.store.close)
+        housekeeping = Housekeeping(access.store, keys, access.audit, settings.audit_days, access.tokens.keys)
+        housekeeping.start()
+        atexit.register(housekeeping.stop)
     if settings.purge_seconds:
         purge = PurgeScheduler([vault.store for vault in vaults], settings.purge_seconds, [vault.metrics for vault in vaults])
         purge.start()
         atexit.register(purge.stop)
     limits = Limits(settings.create_rate)
     handlers = [Handlers(vault, settings) for vault in vaults]
-    authentication = Authentication(settings, vaults[0].keys, limits)
+    authentication = Authentication(settings, keys, limits, access)
     app = build_app(handlers, authentication, Scrape(vaults, metrics) if settings.metrics_token else None)
     express = Express(handlers[0], settings.create == "anyone") if settings.express else None
     return Gate(app, settings, limits, metrics, express)
 
 
-def open_vaults(settings: Settings, now: Clock | None = None, metrics: Metrics | None = None) -> list[Vault]:
-    """The vaults of this server, the open one first: their stores, and the keys that they share.
-
-    The embedded default makes its key file at the first start. Raises StartRefused.
-    """
-    path = settings.key_file or keyfile.default_path()
-    if settings.embedded and settings.key_file is None and not os.path.exists(path):  # noqa: PTH110 - this one never raises
-        keyfile.create(path)
-    keys = KeyFile(path)
+def open_vaults(
+    settings: Settings,
+    now: Clock | None = None,
+    metrics: Metrics | None = None,
+    keys: KeyFile | None = None,
+    audit: Audit | None = None,
+) -> list[Vault]:
+    """The vaults of this server, the open one first: their stores, and the keys that they share. Raises StartRefused."""
+    keys = keys or _key_file(settings)
     metrics = metrics or Metrics()
     return [
         Vault(
-            open_database(settings, name, now),
-            keys,
-            settings.lease_seconds,
-            settings.max_message_bytes,
-            name,
-            anyone_with_the_link if name == "open" else whoever_is_signed_in,
-            metrics.vaults[name],
-            admits,
-            redacted,
+            store=open_database(settings, name, now),
+            keys=keys,
+            lease_seconds=settings.lease_seconds,
+            max_message_bytes=settings.max_message_bytes,
+            name=name,
+            admit=anyone_with_the_link if name == "open" else whoever_is_signed_in,
+            metrics=metrics.vaults[name],
+            admits=admits,
+            redact=redacted,
+            audit=audit,
             audits_links=name != "open" or settings.audit_open,
         )
         for name in settings.databases
     ]
+
+
+def open_accounts(settings: Settings, keys: KeyFile, now: Clock | None = None) -> Access | None:
+    """The accounts of this server, what they sign in with, and the audit; None if it has none. Raises StartRefused."""
+    store = open_access(settings, keys.path, now)
+    return access_on(store, Audit(store, keys, settings.audit_addresses), keys) if store else None
+
+
+def _key_file(settings: Settings) -> KeyFile:
+    """The embedded default makes its key file at the first start. Raises StartRefused."""
+    path = settings.key_file or keyfile.default_path()
+    if settings.embedded and settings.key_file is None and not os.path.exists(path):  # noqa: PTH110 - this one never raises
+        keyfile.create(path)
+    return KeyFile(path)
 
 
 def serve(settings: Settings | None = None, now: Clock | None = None) -> None:

@@ -101,6 +101,12 @@ class Settings:
         return frozenset(name for name, url in self.databases.items() if not url.startswith("sqlite:"))
 
     @property
+    def accounts_on_network(self) -> bool:
+        """Whether the database of accounts and audit is another process."""
+        url = self.accounts_database_url
+        return url is not None and url != OFF and not url.startswith("sqlite:")
+
+    @property
     def databases(self) -> dict[VaultName, str]:
         """The vaults that this server has, each with the URL of its database."""
         urls: dict[VaultName, str] = {

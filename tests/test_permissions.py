@@ -10,7 +10,7 @@ from flask import Flask
 
 import keyfile
 from metrics import Metrics
-from server import open_vaults
+from server import open_accounts, open_vaults
 from settings import Settings
 from web.app import build_app
 from web.authentication import NEEDS, Authentication
@@ -27,8 +27,11 @@ def app(tmp_path: Path) -> Iterator[Flask]:
     keyfile.create(key_file)
     settings = Settings(key_file=key_file, metrics_token="t" * 32)
     vaults = open_vaults(settings)
-    authentication = Authentication(settings, vaults[0].keys, Limits(0))
+    access = open_accounts(settings, vaults[0].keys)
+    assert access
+    authentication = Authentication(settings, vaults[0].keys, Limits(0), access)
     yield build_app([Handlers(vault, settings) for vault in vaults], authentication, Scrape(vaults, Metrics()))
+    access.store.close()
     for vault in vaults:
         vault.store.close()
 
@@ -56,6 +59,7 @@ NEED_OF = {
         f"{method} /{vault}{rest}": need
         for vault in ("guarded", "sealed")
         for method, rest, need in (
+            *(("GET", "", "create") for _ in ["there is no page to write what is sealed"] if vault == "guarded"),
             ("POST", "", "create"),
             ("GET", "/<link_id>", "messages:read"),
             ("POST", "/<link_id>", "messages:read"),
@@ -68,6 +72,28 @@ NEED_OF = {
     "GET /admin": "admin page",
     "POST /admin": "admin page",
     "POST /delete": "admin token",
+    "GET /sign-in": "anyone",
+    "POST /sign-in": "anyone",
+    "POST /sign-out": "anyone",
+    "POST /reset": "anyone",
+    "GET /password/<token>": "anyone",
+    "POST /password/<token>": "anyone",
+    "GET /account": "account",
+    "POST /account/password": "password",
+    "GET /accounts": "accounts:manage",
+    "POST /accounts": "accounts:manage",
+    "GET /accounts/<account_id>": "accounts:manage",
+    "PATCH /accounts/<account_id>": "accounts:manage",
+    "POST /accounts/<account_id>": "accounts:manage",
+    "DELETE /accounts/<account_id>": "accounts:manage",
+    "POST /accounts/<account_id>/password-link": "accounts:manage",
+    "GET /keys": "password",
+    "POST /keys": "password",
+    "POST /keys/<key_id>": "password",
+    "DELETE /keys/<key_id>": "password",
+    "POST /oauth/token": "anyone",
+    "GET /.well-known/jwks.json": "anyone",
+    "GET /.well-known/oauth-authorization-server": "anyone",
     "GET /static/<path:name>": "anyone",
     "GET /healthz": "anyone",
     "GET /readyz": "anyone",

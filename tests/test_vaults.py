@@ -73,7 +73,8 @@ def test_opening_is_401_whether_there_is_a_message_or_not_and_uses_nothing_up(se
                 served.http.delete(path, headers={"Accept": accept}),
             ]
             assert {answer.status_code for answer in answers} == {401}
-            assert len({answer.content for answer in answers}) == 1
+            # The page to sign in leads back to what was asked for, and says no more of it.
+            assert len({answer.content.replace(path.encode(), b"") for answer in answers}) == 1
             assert {answer.headers["WWW-Authenticate"] for answer in answers} == {'Bearer realm="mayfly"'}
     assert served.http.get(message.receipt_path, headers={"Accept": "application/json"}).json()["views_left"] == 1
 

@@ -9,19 +9,24 @@ from flask import Flask, Response
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from werkzeug.exceptions import NotFound as NoSuchRoute
 
+from access.services import Access
 from errors import BodyRefused, MayflyError, MethodRefused, NotFound
 from web import routes
+from web.accounts import AccountPages
 from web.admin import Admin
 from web.answers import Answer
 from web.authentication import NEEDS, Authentication
 from web.handlers import Handlers, Probes
+from web.oauth import OAuth
 from web.scrape import Scrape
+from web.sign_in import SignIn
 
 _MEDIA_TYPES = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}
 
 
 def build_app(vaults: Sequence[Handlers], authentication: Authentication, scrape: Scrape | None = None) -> Flask:
-    """The routes of one server: of each of its vaults, and those that they share. Without `scrape` there is no `/metrics`.
+    """The routes of one server: of each of its vaults, and those that they share. Without `scrape` there is no `/metrics`, and
+    without accounts there are no addresses for them.
 
     It must stand behind a `Gate`, which reads bodies and sets headers. Raises LookupError for a route that does not say what it
     needs of who asks.
@@ -35,6 +40,8 @@ def build_app(vaults: Sequence[Handlers], authentication: Authentication, scrape
     if scrape:
         app.register_blueprint(routes.scrape_blueprint(scrape, authentication))
     app.register_blueprint(routes.admin_blueprint(Admin(every, authentication), authentication))
+    if authentication.access:
+        _register_accounts(app, authentication, authentication.access)
     app.register_blueprint(routes.static_blueprint(_static_files(), authentication))
     for rule in app.url_map.iter_rules():
         if getattr(app.view_functions[rule.endpoint], "needs", None) not in NEEDS:
@@ -47,6 +54,14 @@ def build_app(vaults: Sequence[Handlers], authentication: Authentication, scrape
     # Everything that is raised reaches the gate, which tells it.
     app.config["PROPAGATE_EXCEPTIONS"] = True
     return app
+
+
+def _register_accounts(app: Flask, authentication: Authentication, access: Access) -> None:
+    sign_in = SignIn(authentication, access.accounts, access.credentials)
+    app.register_blueprint(routes.sign_in_blueprint(sign_in, authentication))
+    pages = AccountPages(authentication.public_url, access.accounts, access.credentials)
+    app.register_blueprint(routes.accounts_blueprint(pages, authentication))
+    app.register_blueprint(routes.oauth_blueprint(OAuth(authentication, access.tokens), authentication))
 
 
 def _static_files() -> dict[str, Answer]:

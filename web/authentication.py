@@ -6,18 +6,30 @@ Each route declares its need in the table of routes; what stands behind it is ne
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
 from typing import Literal, get_args
 
 from itsdangerous import BadSignature, TimestampSigner
 
-from errors import AccountRequired, MayflyError, MetricsTokenRequired, NotSignedIn, ScopeRequired, StoreFailed
+from access.credentials import KEY_PREFIX
+from access.services import Access
+from errors import (
+    AccountRequired,
+    MayflyError,
+    MetricsTokenRequired,
+    NotSignedIn,
+    ScopeRequired,
+    SecureRequired,
+    Unavailable,
+    WrongCredentials,
+)
 from keyfile import KeyFile
 from records import Actor, Scope
-from settings import Settings
+from settings import LOOPBACK_HOSTS, Settings
 from web.cookies import read_cookie, require_own_page
-from web.handlers import Environ
+from web.gate import Environ, host_name, own_origin
 from web.limits import Limits
 from web.paths import vault_of
 
@@ -32,7 +44,9 @@ the header. A scope: somebody who has it.
 NEEDS: frozenset[str] = frozenset(name for part in get_args(Need) for name in (get_args(part) or (part,)))
 
 ACTOR = "mayfly.actor"
-ADMIN_COOKIE = "mayfly-admin"
+SESSION_COOKIE = ("mayfly-session", "__Host-mayfly")
+ADMIN_COOKIE = ("mayfly-admin", "__Host-mayfly-admin")
+"""The names of a cookie where browsers come by http, and by https."""
 ADMIN_SESSION_SECONDS = 30 * 60
 
 
@@ -45,7 +59,9 @@ def actor_of(environ: Environ) -> Actor:
 class Authentication:
     """The door of every route of one server."""
 
-    def __init__(self, settings: Settings, keys: KeyFile, limits: Limits) -> None:
+    def __init__(self, settings: Settings, keys: KeyFile, limits: Limits, access: Access | None = None) -> None:
+        """Without `access` there are no accounts, and nobody can sign in."""
+        self.access = access
         self.limits = limits
         self.keys = keys
         self.public_url = settings.public_url
@@ -57,7 +73,7 @@ class Authentication:
         """Return who asks, if they may have what needs `need`.
 
         Raises AccountRequired, WrongCredentials, ScopeRequired, SecureRequired, ForgedRequest, TooManySignIns, NotSignedIn,
-        MetricsTokenRequired, StoreFailed.
+        MetricsTokenRequired, Unavailable.
         """
         if need == "create":
             need = "anyone" if self._anyone_creates else "messages:create"
@@ -83,9 +99,22 @@ class Authentication:
         """Whether browsers reach this server by https."""
         return environ["wsgi.url_scheme"] == "https" or (self.public_url or "").startswith("https:")
 
+    def require_secure(self, environ: Environ) -> None:
+        """Raise SecureRequired if what is shown could have been read on its way."""
+        if not self.is_https(environ) and host_name(environ.get("HTTP_HOST", "")) not in LOOPBACK_HOSTS:
+            raise SecureRequired
+
     def require_own_page(self, environ: Environ) -> None:
         """Raise ForgedRequest for an unsafe request that another site sent."""
         require_own_page(environ, self.public_url)
+
+    def issuer(self, environ: Environ) -> str:
+        """What access tokens call this server."""
+        return self.public_url or own_origin(environ)
+
+    def session_of(self, environ: Environ) -> str:
+        """The secret of the session whose cookie came along; empty if none did."""
+        return read_cookie(environ, SESSION_COOKIE, self.is_https(environ))
 
     def _whoever(self, environ: Environ) -> Actor:
         """Where anyone may pass: what is shown and does not hold is as if it were not shown.
@@ -98,20 +127,69 @@ class Authentication:
             return nobody
         try:
             return self._identify(environ) or nobody
-        except StoreFailed:
+        except Unavailable:
             raise
         except MayflyError:
             return nobody
 
     def _identify(self, environ: Environ) -> Actor | None:
         """Who asks, by what they show; None if they show nothing. Raises WrongCredentials for what does not hold."""
-        return None
+        if environ.get("HTTP_AUTHORIZATION"):
+            return self._by_header(environ)
+        session = self.session_of(environ)
+        if not session:
+            return None
+        if self.access is None:
+            raise WrongCredentials
+        self.require_own_page(environ)
+        return self.access.credentials.by_session(session, environ["REMOTE_ADDR"])
+
+    def _by_header(self, environ: Environ) -> Actor:
+        if self.access is None:
+            raise WrongCredentials
+        self.require_secure(environ)
+        scheme, _, shown = environ["HTTP_AUTHORIZATION"].partition(" ")
+        scheme, shown, address = scheme.lower(), shown.strip(), environ["REMOTE_ADDR"]
+        if scheme == "basic":
+            email, password = _basic(shown)
+            return self.by_password(environ, email, password)
+        if scheme == "bearer" and shown.startswith(KEY_PREFIX):
+            return self.access.credentials.by_key(shown, address)
+        if scheme == "bearer":
+            return self.access.tokens.by_token(shown, self.issuer(environ), address)
+        raise WrongCredentials
+
+    def by_password(self, environ: Environ, email: str, password: str) -> Actor:
+        """Raises WrongCredentials, TooManySignIns; the right password is refused as well after too many wrong ones."""
+        assert self.access
+        client = environ["REMOTE_ADDR"]
+        self.limits.require_sign_in(client)
+        self.limits.require_email(email)
+        try:
+            return self.access.credentials.by_password(email, password, client)
+        except WrongCredentials:
+            self.limits.count_wrong_sign_in(client)
+            self.limits.count_wrong_email(email)
+            raise
 
     # The operator, by the tokens of the key file and the settings
 
     def _operator_on_page(self, environ: Environ) -> Actor:
-        session = self.admin_session(environ)
-        return Actor(way="admin token", credential=session, address=environ["REMOTE_ADDR"])
+        address = environ["REMOTE_ADDR"]
+        try:
+            return Actor(way="admin token", credential=self.admin_session(environ), address=address)
+        except NotSignedIn:
+            session = self.session_of(environ)
+            if self.access is None or not session:
+                raise
+        self.require_own_page(environ)
+        try:
+            actor = self.access.credentials.by_session(session, address)
+        except WrongCredentials:
+            raise NotSignedIn from None
+        if "messages:purge" not in actor.scopes:
+            raise NotSignedIn
+        return actor
 
     def admin_session(self, environ: Environ) -> str:
         """The id of the session that the admin page's cookie names. Raises NotSignedIn if there is none, or none any more."""
@@ -126,10 +204,16 @@ class Authentication:
         return TimestampSigner(self.keys.ring().session_secret(), salt=b"mayfly admin", digest_method=hashlib.sha256)
 
     def _operator(self, environ: Environ) -> Actor:
-        scheme, _, token = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
+        scheme, _, shown = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
+        shown = shown.strip()
+        if self.access and (scheme.lower() == "basic" or shown.startswith(KEY_PREFIX) or shown.count(".") == 2):
+            actor = self._by_header(environ)
+            if "messages:purge" not in actor.scopes:
+                raise ScopeRequired
+            return actor
         if scheme.lower() != "bearer":
             raise NotSignedIn
-        self.require_admin_token(environ, token.strip())
+        self.require_admin_token(environ, shown)
         return Actor(way="admin token", address=environ["REMOTE_ADDR"])
 
     def require_admin_token(self, environ: Environ, token: str) -> None:
@@ -151,3 +235,14 @@ class Authentication:
             self.limits.count_wrong_sign_in(client)
             raise MetricsTokenRequired
         return Actor(address=client)
+
+
+def _basic(shown: str) -> tuple[str, str]:
+    """E-mail address and password (RFC 7617, in UTF-8). Raises WrongCredentials."""
+    try:
+        email, colon, password = base64.b64decode(shown, validate=True).decode().partition(":")
+    except ValueError:
+        raise WrongCredentials from None
+    if not colon:
+        raise WrongCredentials
+    return email, password

@@ -6,28 +6,24 @@ from werkzeug.http import dump_cookie
 from werkzeug.sansio.http import parse_cookie
 
 from errors import ForgedRequest
-from web.handlers import Environ, own_origin
+from web.gate import Environ, own_origin
 
 _SAFE = ("GET", "HEAD", "OPTIONS")
 
 
-def read_cookie(environ: Environ, name: str, secure: bool) -> str:
+def read_cookie(environ: Environ, names: tuple[str, str], secure: bool) -> str:
     """The value of a cookie; empty if there is none."""
-    return parse_cookie(environ.get("HTTP_COOKIE", "")).get(_full_name(name, secure), "")
+    return parse_cookie(environ.get("HTTP_COOKIE", "")).get(names[secure], "")
 
 
-def cookie(name: str, value: str, seconds: int, secure: bool) -> tuple[str, str]:
+def cookie(names: tuple[str, str], value: str, seconds: int, secure: bool) -> tuple[str, str]:
     """The header that sets a cookie for this host alone; with 0 seconds, one that removes it.
 
     No script sees it, and no other site's request carries it (SameSite=Strict). `secure` is whether browsers reach this server by
     https: then it goes by https only, and no other host can have set it (`__Host-`, RFC 6265bis section 4.1.3.2).
     """
-    text = dump_cookie(_full_name(name, secure), value, max_age=seconds, path="/", secure=secure, httponly=True, samesite="Strict")
+    text = dump_cookie(names[secure], value, max_age=seconds, path="/", secure=secure, httponly=True, samesite="Strict")
     return "Set-Cookie", text
-
-
-def _full_name(name: str, secure: bool) -> str:
-    return f"__Host-{name}" if secure else name
 
 
 def require_own_page(environ: Environ, public_url: str | None) -> None:

@@ -41,6 +41,7 @@ TABLE: tuple[tuple[type[MayflyError], int, str], ...] = (
     (errors.ScopeRequired, 403, N_("Not for you")),
     (errors.SecureRequired, 403, N_("Not over http")),
     (errors.Taken, 409, N_("Taken")),
+    (errors.LastAdmin, 409, N_("The last admin")),
     (errors.ForgedRequest, 403, N_("Not from this page")),
     (errors.LimitReached, 429, N_("Too often")),
     (errors.Damaged, 500, N_("Damaged")),

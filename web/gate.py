@@ -119,7 +119,7 @@ class Gate:
         self._trusted_proxies = settings.trusted_proxies
         self._max_body_bytes = settings.max_body_bytes
         self._one_process_only = settings.one_process_only
-        self._on_network = bool(settings.on_network)
+        self._on_network = bool(settings.on_network) or settings.accounts_on_network
         self._turns_away = False
 
     def turn_away(self) -> None:
@@ -194,7 +194,7 @@ class Gate:
             raise BodyRefused("Methods are written in capital letters (RFC 9110 section 9.1).")
         if not path.startswith("/") or path.startswith("//"):
             raise NotFound
-        if path not in self._any_host and _host_name(environ.get("HTTP_HOST", "")) not in self._trusted_hosts:
+        if path not in self._any_host and host_name(environ.get("HTTP_HOST", "")) not in self._trusted_hosts:
             raise UnknownHost
         if self._trusted_proxies:
             self._look_behind_proxies(environ)
@@ -300,7 +300,12 @@ def _address(hop: str) -> str:
     return ""
 
 
-def _host_name(host: str) -> str:
+def own_origin(environ: Environ) -> str:
+    """What the request called this server; the gate has checked the host."""
+    return f"{environ['wsgi.url_scheme']}://{environ['HTTP_HOST']}"
+
+
+def host_name(host: str) -> str:
     """The name in a Host header, in lower case and without its port; empty if it has not that form."""
     match = _HOST.fullmatch(host.lower())
     return match[1] if match and int((match[2] or ":0")[1:]) < 65536 else ""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from drafts import FIELDS, read_draft, read_passphrase, read_proof
+from drafts import FIELDS, GUARDED_FIELDS, read_draft, read_passphrase, read_proof
 from errors import (
     BodyRefused,
     FieldRefused,
@@ -29,16 +29,18 @@ from records import Preview
 from settings import OFF, Settings
 from web import answers, pages
 from web.answers import HTML, TEXT, Answer
+from web.authentication import actor_of
 from web.bodies import Body, read_body
 from web.errors import REASON, reason_of
 from web.errors import answer as answer_error
+from web.gate import own_origin
 from web.languages import without_language
 from web.negotiation import Wanted, wanted_by
 
 Environ = dict[str, Any]
 Handler = Callable[..., Answer]
 
-_MAY_BE_EMPTY = FIELDS - {"message"}
+_MAY_BE_EMPTY = FIELDS - {"message"} | GUARDED_FIELDS
 """What an empty field of a form leaves at its default. Any other empty field may be a piece of a message that was not encoded."""
 
 
@@ -66,14 +68,14 @@ class Handlers:
         fields = body.fields
         if body.kind == "form":
             fields = {name: value for name, value in fields.items() if value != "" or name not in _MAY_BE_EMPTY}
-        message = self.vault.create(read_draft(fields))
+        message = self.vault.create(read_draft(fields, self.vault.name), actor_of(environ))
         return answers.created(wanted_by(environ), self._public_url or own_origin(environ), message)
 
     def look(self, environ: Environ, link_id: str) -> Answer:
         """`GET /message/<link_id>`"""
         wanted = wanted_by(environ)
         try:
-            return answers.opened(wanted, self.vault.read(link_id))
+            return answers.opened(wanted, self.vault.read(link_id, actor_of(environ)))
         except OpeningRequired as waiting:
             if wanted.kind != "html":
                 raise
@@ -85,16 +87,16 @@ class Handlers:
         try:
             opening = _opening(environ, self.vault, link_id)
             lease_seconds = self.vault.lease_seconds if opening.idempotency_key else None
-            return answers.opened(wanted, self.vault.open(link_id, *opening), lease_seconds)
+            return answers.opened(wanted, self.vault.open(link_id, *opening, actor_of(environ)), lease_seconds)
         except (TickRequired, PassphraseRequired, ProofRequired, WrongPassphrase, TriesInUse) as problem:
             if wanted.kind != "html":
                 raise
             environ[REASON] = reason_of(problem)
-            return _reveal_again(wanted, self.vault, link_id, problem)
+            return _reveal_again(environ, wanted, self.vault, link_id, problem)
 
     def confirm(self, environ: Environ, link_id: str) -> Answer:
         """`DELETE /message/<link_id>`"""
-        self.vault.confirm(link_id, environ.get("HTTP_IDEMPOTENCY_KEY"))
+        self.vault.confirm(link_id, environ.get("HTTP_IDEMPOTENCY_KEY"), actor_of(environ))
         return Answer(204, TEXT, b"")
 
     def receipt(self, environ: Environ, token: str) -> Answer:
@@ -103,7 +105,7 @@ class Handlers:
 
     def burn(self, environ: Environ, token: str) -> Answer:
         """`DELETE /receipt/<token>`"""
-        return answers.receipt(wanted_by(environ), token, self.vault.burn(token))
+        return answers.receipt(wanted_by(environ), token, self.vault.burn(token, actor_of(environ)))
 
     def burn_by_form(self, environ: Environ, token: str) -> Answer:
         """`POST /receipt/<token>`"""
@@ -146,11 +148,6 @@ def body_of(environ: Environ, query: str = "") -> Body:
     return read_body(environ["mayfly.body"], environ.get("CONTENT_TYPE", ""), query)
 
 
-def own_origin(environ: Environ) -> str:
-    """What the request called this server; the gate has checked the host."""
-    return f"{environ['wsgi.url_scheme']}://{environ['HTTP_HOST']}"
-
-
 class Opening(NamedTuple):
     """What a request to open a message brings."""
 
@@ -178,7 +175,7 @@ def _opening(environ: Environ, vault: Vault, link_id: str) -> Opening:
     # An empty header was sent and cannot be kept: `Vault` refuses it. An empty field is a form's way to say none.
     key = header_key if header_key is not None else form_key or None
     if body.kind == "form" and ticked != "yes":
-        vault.preview(link_id, key)
+        vault.preview(link_id, key, actor_of(environ))
         raise TickRequired
     return Opening(read_passphrase(passphrase), key, read_proof(proof))
 
@@ -188,10 +185,12 @@ def _reveal(wanted: Wanted, vault: Vault, preview: Preview, problem: str | None 
     return pages.reveal(wanted, preview, secrets.token_urlsafe(24), vault.lease_seconds, vault.max_message_bytes, problem)
 
 
-def _reveal_again(wanted: Wanted, vault: Vault, link_id: str, problem: MayflyError) -> Answer:
+def _reveal_again(environ: Environ, wanted: Wanted, vault: Vault, link_id: str, problem: MayflyError) -> Answer:
     refusal = answer_error(problem, wanted)
     try:
-        page = _reveal(wanted, vault, vault.preview(link_id), wanted.language.say(problem.text, **problem.values))
+        page = _reveal(
+            wanted, vault, vault.preview(link_id, actor=actor_of(environ)), wanted.language.say(problem.text, **problem.values)
+        )
     except NotFound:
         return refusal
     return replace(refusal, body=page)

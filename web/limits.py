@@ -1,7 +1,8 @@
-"""How often a client may do something: creates a minute, sign-ins of the admin. Counted in this process's memory."""
+"""How often a client may do something: creates a minute, tries to sign in. Counted in this process's memory."""
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import math
 import time
@@ -26,20 +27,34 @@ class Limits:
     def count_create(self, client: str) -> None:
         """Raise TooManyCreates if the client has created too many messages within a minute."""
         if self._creates and not self._limiter.hit(self._creates, "create", _network_of(client)):
-            raise TooManyCreates(self._seconds_until(self._creates, "create", client))
+            raise TooManyCreates(self._seconds_until(self._creates, "create", _network_of(client)))
 
     def require_sign_in(self, client: str) -> None:
-        """Raise TooManySignIns if the client has shown wrong admin tokens too often: then not even the right one is looked at."""
+        """Raise TooManySignIns if the client has shown wrong things too often: then not even the right one is looked at."""
         if not self._limiter.test(self._sign_ins, "sign-in", _network_of(client)):
-            raise TooManySignIns(self._seconds_until(self._sign_ins, "sign-in", client))
+            raise TooManySignIns(self._seconds_until(self._sign_ins, "sign-in", _network_of(client)))
 
     def count_wrong_sign_in(self, client: str) -> None:
-        """Remember that the client has shown a wrong admin token."""
+        """Remember that the client has shown a wrong admin token, password or key."""
         self._limiter.hit(self._sign_ins, "sign-in", _network_of(client))
 
-    def _seconds_until(self, item: RateLimitItemPerMinute, what: str, client: str) -> int:
-        wait = self._limiter.get_window_stats(item, what, _network_of(client)).reset_time - time.time()
+    def require_email(self, email: str) -> None:
+        """Raise TooManySignIns if there were too many wrong tries with an e-mail address, wherever from, and whoever's it is."""
+        if not self._limiter.test(self._sign_ins, "e-mail", _known_by(email)):
+            raise TooManySignIns(self._seconds_until(self._sign_ins, "e-mail", _known_by(email)))
+
+    def count_wrong_email(self, email: str) -> None:
+        """Remember that somebody tried an e-mail address with a wrong password."""
+        self._limiter.hit(self._sign_ins, "e-mail", _known_by(email))
+
+    def _seconds_until(self, item: RateLimitItemPerMinute, what: str, whose: str) -> int:
+        wait = self._limiter.get_window_stats(item, what, whose).reset_time - time.time()
         return min(60, max(1, math.ceil(wait)))
+
+
+def _known_by(email: str) -> str:
+    """What an e-mail address is counted by, however long it is."""
+    return hashlib.sha256(email.lower().encode(errors="replace")).hexdigest()
 
 
 def _network_of(client: str) -> str:

@@ -20,6 +20,10 @@ from markupsafe import Markup, escape
 from records import (
     MAX_LIFETIME_SECONDS,
     MAX_VIEWS,
+    SCOPES,
+    Account,
+    Actor,
+    ApiKey,
     Counts,
     Created,
     Millis,
@@ -169,3 +173,37 @@ def admin(wanted: Wanted, stores: Sequence[Store], form_token: str, done: str | 
 def error(wanted: Wanted, status: int, title: str, detail: str) -> bytes:
     """What went wrong, and what to do next."""
     return _render("error.html", wanted, status=status, title=title, detail=detail)
+
+
+# Accounts
+
+
+def account_sign_in(wanted: Wanted, next_: str, problem: str | None = None, done: str | None = None) -> bytes:
+    """The door for people with an account; `next_` is where it leads."""
+    return _render("account_sign_in.html", wanted, next=next_, problem=problem, done=done)
+
+
+def own_account(wanted: Wanted, actor: Actor, problem: str | None = None, done: str | None = None) -> bytes:
+    """Who is signed in, and their password."""
+    return _render("own_account.html", wanted, actor=actor, account=actor.account, problem=problem, done=done)
+
+
+def password(wanted: Wanted, email: str, problem: str | None = None) -> bytes:
+    """To set a password by a link."""
+    return _render("password.html", wanted, email=email, problem=problem)
+
+
+def accounts(wanted: Wanted, found: Sequence[Account], link: str | None = None) -> bytes:
+    """All accounts; `link` is one to set the password of an account that was just made."""
+    return _render("accounts.html", wanted, once=link is not None, accounts=found, link=link)
+
+
+def account(wanted: Wanted, found: Account, link: str | None = None) -> bytes:
+    """One account; `link` is one to set its password that was just made."""
+    return _render("account.html", wanted, once=link is not None, account=found, link=link)
+
+
+def keys(wanted: Wanted, found: Sequence[ApiKey], actor: Actor, new: str | None = None) -> bytes:
+    """Somebody's API keys; `new` is one that was just made, shown this once."""
+    scopes = [scope for scope in SCOPES if scope in actor.scopes]
+    return _render("keys.html", wanted, once=new is not None, keys=found, scopes=scopes, new=new)

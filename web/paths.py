@@ -16,11 +16,28 @@ def vault_of(path: str) -> VaultName | None:
     return _VAULTS.get(path[1:].partition("/")[0])
 
 
-_ROUTES = frozenset(("/", "/guarded", "/sealed", "/admin", "/delete", "/healthz", "/readyz", "/metrics"))
+_ROUTES = frozenset(
+    (
+        *("/", "/guarded", "/sealed", "/admin", "/delete", "/healthz", "/readyz", "/metrics"),
+        *("/sign-in", "/sign-out", "/reset", "/account", "/account/password", "/accounts", "/keys", "/oauth/token"),
+        *("/.well-known/jwks.json", "/.well-known/oauth-authorization-server"),
+    )
+)
+ACCOUNT_ROUTES = frozenset(
+    (
+        *("/sign-in", "/sign-out", "/reset", "/account", "/account/password", "/password/…", "/accounts", "/accounts/…"),
+        *("/keys", "/keys/…", "/oauth/token", "/.well-known/jwks.json", "/.well-known/oauth-authorization-server"),
+        *("/admin", "/delete", "/audit", "/audit/…"),
+    )
+)
+"""Those that ask the database of accounts and audit, whatever vault they are about."""
 _ROUTES_BELOW = {
     "message": "/message/…",
     "receipt": "/receipt/…",
     "static": "/static/…",
+    "accounts": "/accounts/…",
+    "keys": "/keys/…",
+    "password": "/password/…",
     "guarded": "/guarded/…",
     "sealed": "/sealed/…",
 }

@@ -10,13 +10,17 @@ from collections.abc import Callable
 from flask import Blueprint, Response, request
 
 from errors import AccountRequired, NotFound, NotSignedIn
+from web.accounts import AccountPages
 from web.admin import Admin
 from web.answers import Answer
 from web.authentication import ACTOR, Authentication, Need
-from web.gate import headers_of
-from web.handlers import Environ, Handler, Handlers, Probes
+from web.gate import Environ, headers_of
+from web.handlers import Handler, Handlers, Probes
+from web.negotiation import wanted_by
+from web.oauth import OAuth
 from web.paths import CREATE, MESSAGE, RECEIPT
 from web.scrape import Scrape
+from web.sign_in import SignIn, ask_to_sign_in
 
 Door = Callable[[Environ], Answer]
 """What is answered to somebody who is not signed in, instead of the refusal."""
@@ -37,10 +41,14 @@ class Routes:
             try:
                 environ[ACTOR] = self._authentication.admit(needs, environ)
                 return respond(handler(environ, **parts))
-            except (NotSignedIn, AccountRequired):
+            except NotSignedIn:
                 if door is None:
                     raise
                 return respond(door(environ))
+            except AccountRequired as refusal:
+                if wanted_by(environ).kind != "html":
+                    raise
+                return respond(ask_to_sign_in(environ, refusal))
 
         view.needs = needs  # type: ignore[attr-defined]
         self.blueprint.add_url_rule(rule, handler.__name__, view, methods=[method])
@@ -86,6 +94,46 @@ def admin_blueprint(admin: Admin, authentication: Authentication) -> Blueprint:
     routes.add("/admin", "GET", admin.show, "admin page", admin.door)
     routes.add("/admin", "POST", admin.act, "admin page", admin.sign_in)
     routes.add("/delete", "POST", admin.delete, "admin token")
+    return routes.blueprint
+
+
+def sign_in_blueprint(sign_in: SignIn, authentication: Authentication) -> Blueprint:
+    """What people do at the door. Whoever comes there is nobody yet."""
+    routes = Routes("sign_in", authentication)
+    routes.add("/sign-in", "GET", sign_in.show, "anyone")
+    routes.add("/sign-in", "POST", sign_in.enter, "anyone")
+    routes.add("/sign-out", "POST", sign_in.leave, "anyone")
+    routes.add("/reset", "POST", sign_in.ask_reset, "anyone")
+    routes.add("/password/<token>", "GET", sign_in.show_link, "anyone")
+    routes.add("/password/<token>", "POST", sign_in.use_link, "anyone")
+    routes.add("/account", "GET", sign_in.account, "account")
+    routes.add("/account/password", "POST", sign_in.change_password, "password")
+    return routes.blueprint
+
+
+def accounts_blueprint(pages: AccountPages, authentication: Authentication) -> Blueprint:
+    """`/accounts` and `/keys`."""
+    routes = Routes("accounts", authentication)
+    routes.add("/accounts", "GET", pages.accounts, "accounts:manage")
+    routes.add("/accounts", "POST", pages.add_account, "accounts:manage")
+    routes.add("/accounts/<account_id>", "GET", pages.account, "accounts:manage")
+    routes.add("/accounts/<account_id>", "PATCH", pages.change_account, "accounts:manage")
+    routes.add("/accounts/<account_id>", "POST", pages.act_on_account, "accounts:manage")
+    routes.add("/accounts/<account_id>", "DELETE", pages.delete_account, "accounts:manage")
+    routes.add("/accounts/<account_id>/password-link", "POST", pages.password_link, "accounts:manage")
+    routes.add("/keys", "GET", pages.keys, "password")
+    routes.add("/keys", "POST", pages.add_key, "password")
+    routes.add("/keys/<key_id>", "POST", pages.revoke_key_by_form, "password")
+    routes.add("/keys/<key_id>", "DELETE", pages.revoke_key, "password")
+    return routes.blueprint
+
+
+def oauth_blueprint(oauth: OAuth, authentication: Authentication) -> Blueprint:
+    """Tokens. Who asks for one shows a key, in the way of OAuth."""
+    routes = Routes("oauth", authentication)
+    routes.add("/oauth/token", "POST", oauth.token, "anyone")
+    routes.add("/.well-known/jwks.json", "GET", oauth.jwks, "anyone")
+    routes.add("/.well-known/oauth-authorization-server", "GET", oauth.metadata, "anyone")
     return routes.blueprint
 
 

@@ -7,7 +7,7 @@ underscore, which WSGI cannot tell from one with a hyphen, is dropped here.
 
 What is certainly quick is done on the loop: 0.1 ms in memory, a sync of the disk with a file. All else goes to threads, in lanes,
 so that neither a crowd of passphrases nor a purge nor a database on the network keeps others waiting; whoever would wait long is
-told so at once. A vault whose database is on the network has lanes of its own.
+told so at once. A vault whose database is on the network has lanes of its own, and so have accounts and audit.
 """
 
 from __future__ import annotations
@@ -27,12 +27,14 @@ from records import VaultName
 from settings import Settings
 from web.bodies import MAX_FIELDS
 from web.gate import BEGAN, BODY_SECONDS, REFUSAL, SMALL_BODY_BYTES, WAITING_COUNTS, Environ, Gate
-from web.paths import vault_of
+from web.paths import ACCOUNT_ROUTES, CREATE_PATHS, route_of, vault_of
 
 BODIES_IN_FLIGHT_BYTES = 64 * 1024 * 1024
 """What all bodies longer than SMALL_BODY_BYTES may announce at one time: beyond it, memory would be the attacker's to fill."""
 
 Lane = Literal["passphrases", "long", "network"]
+Whose = VaultName | Literal["accounts"] | None
+"""What has a lane: a vault on the network, accounts and audit on the network, or None for all others together."""
 # name: threads, requests at one time. A passphrase takes 0.2 s and 64 MiB, so sixteen of them are done in about two seconds.
 _LANES: dict[Lane, tuple[int, int]] = {"passphrases": (4, 16), "long": (4, 64), "network": (16, 256)}
 
@@ -48,7 +50,11 @@ class RsgiServer:
         self._gate = gate
         self._bodies_left = max(BODIES_IN_FLIGHT_BYTES, 2 * settings.max_body_bytes)
         self._on_network = settings.on_network
-        names = [(vault, lane) for vault in (None, *self._on_network) for lane in _LANES]
+        self._accounts_on_network = settings.accounts_on_network
+        self._audit_open = settings.audit_open
+        self._anyone_creates = settings.create == "anyone"
+        whose: list[Whose] = [None, *self._on_network, *(["accounts"] if self._accounts_on_network else [])]  # type: ignore[list-item]
+        names = [(name, lane) for name in whose for lane in _LANES]
         self._threads = {name: ThreadPoolExecutor(_LANES[name[1]][0], f"mayfly-{name[0]}-{name[1]}") for name in names}
         self._places = {name: _LANES[name[1]][1] for name in names}
         self._base = {
@@ -96,15 +102,23 @@ class RsgiServer:
             answer = self._call(environ)
         protocol.response_bytes(*answer)
 
-    def _lane_of(self, environ: Environ, body: bytes) -> tuple[VaultName | None, Lane] | None:
-        """The lane of a request, and whose it is: that of a vault on the network, or None for what all others share."""
+    def _lane_of(self, environ: Environ, body: bytes) -> tuple[Whose, Lane] | None:
+        """The lane of a request, and whose it is."""
         lane = lane_of(environ, body)
         vault = vault_of(environ["PATH_INFO"])
         if vault in self._on_network:
             return vault, lane or "network"
+        if self._accounts_on_network and self._asks_accounts(environ["PATH_INFO"], vault):
+            return "accounts", lane or "network"
         if self._on_network and environ["PATH_INFO"] == "/readyz":  # asks every vault
             return None, "network"
         return lane and (None, lane)
+
+    def _asks_accounts(self, path: str, vault: VaultName | None) -> bool:
+        """Whether accounts or the audit are asked on the way."""
+        if vault == "open":
+            return self._audit_open or (path in CREATE_PATHS and not self._anyone_creates)
+        return vault is not None or route_of(path) in ACCOUNT_ROUTES
 
     def _environ(self, scope: Any) -> Environ:
         environ: Environ = self._base.copy()
@@ -164,10 +178,15 @@ class RsgiServer:
 def lane_of(environ: Environ, body: bytes) -> Lane | None:
     """Which lane a request must take; None if it is certainly quick.
 
-    Slow are passphrases, markdown, long bodies, and what operators ask for. The name of a field may hide behind escapes, and what
-    hides is slow: a key with a percent sign in a form, one with \\u in JSON.
+    Slow are passphrases, passwords, markdown, long bodies, and what operators ask for. The name of a field may hide behind escapes,
+    and what hides is slow: a key with a percent sign in a form, one with \\u in JSON.
     """
-    if environ["PATH_INFO"] in ("/admin", "/delete", "/metrics"):
+    path = environ["PATH_INFO"]
+    if environ.get("HTTP_AUTHORIZATION", "")[:5].lower() == "basic" and path != "/oauth/token":
+        return "passphrases"
+    if path in ("/sign-in", "/account/password", "/accounts") or path.startswith("/password/"):
+        return "passphrases" if environ["REQUEST_METHOD"] == "POST" else "long"
+    if path in ("/admin", "/delete", "/metrics", "/oauth/token", "/reset"):
         return "long"
     content_type = environ.get("CONTENT_TYPE", "").lower()
     if environ["REQUEST_METHOD"] != "POST" or not content_type:
