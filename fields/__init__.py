@@ -20,6 +20,9 @@ EMAIL = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]{1,64}@[A-Za-z0-9](?:[A-Za-z0-9.-]{0,18
 """An e-mail address that everybody writes alike: ASCII, at most 254 characters, without quotes or comments."""
 ROLE = "[a-z][a-z0-9-]{0,31}"
 UUID = "[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}"
+_UNSEEN = r"\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff"
+"""Controls, ends of lines, and what turns the direction of writing: with them one line could be taken for another."""
+_LINE = rf"[^\s{_UNSEEN}](?:[^{_UNSEEN}]*[^\s{_UNSEEN}])?"
 _SEPARATORS = re.compile(r"[,\s]+")
 
 
@@ -52,20 +55,20 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line of 1 to `most` characters, all of which can be seen, and no space at its ends."""
+    """One line of 1 to `most` characters, without what cannot be seen and without space at its ends."""
 
     most: int
 
     def read(self, name: str, value: object) -> str:
         text = _text(name, value)
-        if not 1 <= len(text) <= self.most or not text.isprintable() or text != text.strip():
+        if len(text) > self.most or not re.fullmatch(_LINE, text):
             raise FieldRefused(
                 name, "%(name)s is one line of 1 to %(most)s characters that can be seen.", name=name, most=self.most
             )
         return text
 
     def schema(self) -> dict[str, Any]:
-        return {"type": "string", "minLength": 1, "maxLength": self.most, "pattern": r"^[^\s\p{C}](?:[^\p{Z}\p{C}]| )*(?<! )$"}
+        return {"type": "string", "minLength": 1, "maxLength": self.most, "pattern": f"^{_LINE}$"}
 
 
 @dataclass(frozen=True, slots=True)

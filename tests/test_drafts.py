@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
 
-from drafts import DOCUMENT_FIELDS, FIELDS, MAX_PASSPHRASE_BYTES, read_draft, read_proof
+from drafts import DOCUMENT_FIELDS, FIELDS, GUARDED_FIELDS, MAX_PASSPHRASE_BYTES, models_of, read_draft, read_proof
 from errors import FieldRefused
-from records import Draft
+from fields.guarded import MAX_AUDIENCE, MAX_POLICY_BYTES
+from records import EVERYONE, Audience, Draft, Role, VaultName
 
 WEEK = 604_800
 PROOF = "Aa0-_" * 8 + "xyz"
@@ -196,3 +198,147 @@ def test_document_comes_out_as_it_went_in(adata: list[object], ct: str) -> None:
     document = {"v": 2, "adata": adata, "ct": ct}
     stored = read_draft(document_fields(document=document)).document
     assert stored == json.dumps(document, ensure_ascii=False, separators=(",", ":"))
+
+
+# Audiences and records, for readers who sign in
+
+CARD = "4111 1111 1111 1111"
+RECORD: dict[str, object] = {
+    "format": "record",
+    "message": {"name": "Ada", "card": CARD},
+    "policy": {"payments": {"card": "show"}, "support": {"name": "show", "card": "mask"}},
+}
+
+
+@pytest.mark.parametrize("as_text", [False, True])
+def test_record_comes_as_json_or_as_its_text(as_text: bool) -> None:
+    """As forms send it; the order of its fields is kept."""
+    fields = {name: json.dumps(value) if as_text and name != "format" else value for name, value in RECORD.items()}
+    draft = read_draft({**fields, "audience": "role:payments"}, "guarded")
+    assert draft.message == f'{{"name":"Ada","card":"{CARD}"}}'
+    assert draft.policy == RECORD["policy"]
+    assert (draft.format, draft.audience) == ("record", Audience(False, frozenset({Role("payments")})))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *[("message", value) for value in ({}, [], "", "{", "[]", "7", None, {"a": 1}, {"a": None}, {"a": {"b": "c"}}, '{"a":1}')],
+        *[
+            ("message", {name: "x", "card": CARD})
+            for name in ("", " a", "a ", "a\nb", "a\x00", "\ud800", "x" * 65, "a\u202eb", "a\u2028b")
+        ],
+        *[("message", {**{str(n): "x" for n in range(50)}, "card": CARD}), ("message", '{"card":"x","card":"y"}')],
+        *[("message", {"card": text, "name": "x"}) for text in ("a\x00", "\ud800")],
+        *[("message", "[" * 100_000), ("policy", '{"a":' * 100_000)],
+        *[("policy", value) for value in ({}, [], "", "all", None, {"payments": "show"}, {"payments": {"card": "hide"}})],
+        *[("policy", {"payments": {"card": rule}}) for rule in ("SHOW", "", None, True, 1, [], "shown")],
+        *[("policy", {role: {"card": "show"}}) for role in ("", "Payments", "a b", "*", "x" * 33, "\ud800")],
+        *[("policy", {"payments": {"crad": "show"}}), ("policy", '{"a":{"card":"hide"},"a":{"card":"show"}}')],
+        *[("policy", {f"r{n}": {"card": "show"} for n in range(21)}), ("audience", ""), ("audience", []), ("audience", None)],
+    ],
+    ids=lambda value: ascii(value)[:40],
+)
+def test_wrong_field_of_a_record_is_refused_by_its_name(field: str, value: object) -> None:
+    with pytest.raises(FieldRefused) as refused:
+        read_draft({**RECORD, field: value}, "guarded")
+    assert refused.value.field == field
+    assert CARD not in str(refused.value)
+
+
+@pytest.mark.parametrize("missing", ["message", "policy"])
+def test_record_needs_its_fields_and_their_policy(missing: str) -> None:
+    with pytest.raises(FieldRefused) as refused:
+        read_draft({name: value for name, value in RECORD.items() if name != missing}, "guarded")
+    assert refused.value.field == missing
+
+
+def test_largest_policy_and_audience_fit_into_an_envelope() -> None:
+    """What is sealed may be 96 KiB longer than two messages; beside a rendering of 64 KiB there is room for an audience."""
+    assert MAX_POLICY_BYTES + 2 * MAX_AUDIENCE * len("account:" + "x" * 254) < 64 * 1024
+    assert MAX_AUDIENCE * len('"account:",' + "x" * 254) < 24 * 1024
+    names = {f"{n:02}" + "\U0001f98b" * 62: "show" for n in range(50)}
+    with pytest.raises(FieldRefused, match="at most"):
+        fields = {"message": dict.fromkeys(names, "x"), "policy": {f"r{n}": names for n in range(20)}}
+        read_draft({"format": "record", **fields}, "guarded")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"message": "m", "audience": "role:payments"},
+        {"message": "m", "audience": "everyone"},
+        {"message": "m", "policy": {}},
+        RECORD,
+        document_fields(audience="role:payments"),
+        document_fields(format="record"),
+    ],
+)
+def test_open_vault_takes_neither_audience_nor_record(fields: dict[str, object]) -> None:
+    with pytest.raises(FieldRefused, match="whose readers sign in"):
+        read_draft(fields)
+
+
+@pytest.mark.parametrize("fields", [document_fields(policy=RECORD["policy"]), document_fields(format="record")])
+def test_record_is_not_encrypted_end_to_end(fields: dict[str, object]) -> None:
+    """The server could not hide what it cannot see."""
+    with pytest.raises(FieldRefused, match="end to end"):
+        read_draft(fields, "guarded")
+
+
+def test_policy_without_a_record_is_refused() -> None:
+    with pytest.raises(FieldRefused) as refused:
+        read_draft({"message": "m", "policy": RECORD["policy"]}, "sealed")
+    assert refused.value.field == "policy"
+
+
+@pytest.mark.parametrize("fields", [{"message": "m"}, {"message": "m", "format": "markdown"}, document_fields()])
+def test_other_vaults_take_what_the_open_one_takes(fields: dict[str, object]) -> None:
+    for vault in ("guarded", "sealed"):
+        assert read_draft(fields, vault) == read_draft(fields)  # type: ignore[arg-type]
+        assert read_draft({**fields, "audience": "everyone"}, vault) == read_draft(fields)  # type: ignore[arg-type]
+
+
+@given(fields=st.dictionaries(NAMES | st.sampled_from(["audience", "policy"]), VALUES, max_size=6), record=st.booleans())
+def test_junk_for_readers_who_sign_in_is_a_draft_or_a_refused_field(fields: dict[str, object], record: bool) -> None:
+    try:
+        draft = read_draft({**fields, **({"format": "record"} if record else {})}, "guarded")
+    except FieldRefused as refusal:
+        assert refusal.field in FIELDS | DOCUMENT_FIELDS | GUARDED_FIELDS | {""}
+    else:
+        assert draft.audience == EVERYONE or draft.audience.roles or draft.audience.accounts
+        assert (draft.policy is not None) == (draft.format == "record")
+
+
+# What is checked is what is described
+
+
+def test_every_field_is_described() -> None:
+    """With what it takes, in JSON Schema, and what it is for."""
+    for vault in ("open", "guarded", "sealed"):
+        for model in models_of(vault):  # type: ignore[arg-type]
+            schema = model.schema()
+            assert set(schema["properties"]) == model.names
+            assert not schema["additionalProperties"]
+            for name, described in schema["properties"].items():
+                assert described["description"]
+                assert {"type", "anyOf"} & set(described), name
+            json.dumps(schema)
+
+
+@pytest.mark.parametrize(
+    ("fields", "vault"),
+    [
+        ({"message": "m"}, "open"),
+        ({"message": "m", "expires_in": 60, "views": None, "passphrase": "p", "format": "markdown"}, "open"),
+        (document_fields(needs_passphrase=True, views=3), "open"),
+        (RECORD, "guarded"),
+        ({**RECORD, "audience": ["role:payments", "account:ada@example.com"]}, "sealed"),
+        ({"message": "m", "audience": "role:payments, role:support"}, "guarded"),
+        (document_fields(audience="everyone"), "guarded"),
+    ],
+)
+def test_what_is_taken_is_valid_by_exactly_one_description(fields: dict[str, object], vault: VaultName) -> None:
+    assert read_draft(fields, vault)
+    valid = [model for model in models_of(vault) if Draft202012Validator(model.schema()).is_valid(fields)]
+    assert len(valid) == 1
