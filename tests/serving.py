@@ -15,6 +15,8 @@ import struct
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +26,12 @@ from urllib.parse import urlsplit
 import httpx
 
 import keyfile
+from access.accounts import Accounts
+from audit import Audit
+from database import open_access, wall_clock
+from keyfile import KeyFile
+from records import Actor, Millis
+from settings import Settings
 from tests.ports import free_port
 from tests.stores import new_place
 
@@ -31,6 +39,8 @@ PROJECT = Path(__file__).resolve().parent.parent
 Server = Literal["granian", "gunicorn"]
 Database = Literal["memory", "file", "postgresql", "mariadb", "valkey", "valkey-cluster"]
 SERVERS: tuple[Server, ...] = ("granian", "gunicorn")
+PASSWORD = "correct horse battery staple"
+"""Of all accounts that tests make, unless they say otherwise."""
 DATABASES: tuple[Database, ...] = ("memory", "file")
 
 
@@ -41,6 +51,9 @@ class MovableClock:
         self.path = path
         self.offset_ms = 0
         path.write_bytes(struct.pack("<q", 0))
+
+    def now(self) -> Millis:
+        return Millis(wall_clock() + self.offset_ms)
 
     def advance(self, seconds: float) -> None:
         self.offset_ms += int(seconds * 1000)
@@ -165,6 +178,47 @@ class Served:
         answer = self.http.post("/", json={"message": message, **fields})
         assert answer.status_code == 201, answer.text
         return CreatedMessage(**answer.json())
+
+    def add_account(self, email: str, *roles: str, password: str = PASSWORD) -> str:
+        """Make an account as the operator does, in the server's own database, and return its id."""
+        with self._accounts() as accounts:
+            given = {"email": email, "first_name": "Ana", "last_name": "Silva", "roles": list(roles), "password": password}
+            return accounts.add(Actor(way="command"), given)[0].id
+
+    @contextmanager
+    def _accounts(self) -> Iterator[Accounts]:
+        settings = Settings.from_environ(self.settings)
+        keys = KeyFile(self.key_file)
+        store = open_access(settings, self.key_file, self.clock.now)
+        assert store
+        yield Accounts(store, Audit(store, keys, settings.audit_addresses), keys)
+        store.close()
+
+    def signed_in(self, email: str, password: str = PASSWORD, **headers: str) -> httpx.Client:
+        """A client that has signed in and carries the session's cookie."""
+        client = httpx.Client(base_url=self.url, timeout=30, headers=headers)
+        answer = client.post("/sign-in", json={"email": email, "password": password}, headers={"Accept": "application/json"})
+        assert answer.status_code == 200, answer.text
+        return client
+
+    def with_key(self, email: str, *scopes: str, password: str = PASSWORD, **fields: Any) -> httpx.Client:
+        """A client that shows an API key of that account, made with its password."""
+        made = self.make_key(email, *scopes, password=password, **fields)
+        return httpx.Client(base_url=self.url, timeout=30, headers={"Authorization": f"Bearer {made['key']}"})
+
+    def make_key(self, email: str, *scopes: str, password: str = PASSWORD, **fields: Any) -> dict[str, Any]:
+        """The JSON answer to making an API key."""
+        wanted = {"name": "a program", "scopes": list(scopes), **fields}
+        answer = self.http.post("/keys", json=wanted, auth=httpx.BasicAuth(email, password))
+        assert answer.status_code == 201, answer.text
+        return dict(answer.json())
+
+    def token_of(self, key: dict[str, Any], **fields: str) -> str:
+        """An access token for an API key."""
+        form = {"grant_type": "client_credentials", **fields}
+        answer = self.http.post("/oauth/token", data=form, auth=httpx.BasicAuth(key["id"], key["key"]))
+        assert answer.status_code == 200, answer.text
+        return str(answer.json()["access_token"])
 
     def purge(self) -> int:
         """Purge by the scripted admin route; returns how many messages went."""
