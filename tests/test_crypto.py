@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 import crypto
 import keyfile
-from crypto import KeyRing, Locked, MasterKey
+from crypto import Addressed, KeyRing, Locked, MasterKey
 from errors import Damaged, KeyMissing, PassphraseMismatch, Unavailable
 from records import KeyId, Sealed
 
@@ -193,6 +193,36 @@ def test_new_messages_are_sealed_with_the_current_key_and_old_ones_open() -> Non
     assert crypto.key_id_of(new) == "new"
     assert (crypto.unseal(both, LINK, old), crypto.unseal(both, LINK, new)) == (b"old", b"new")
     assert crypto.unseal(ring_of("new", new=MASTER[::-1]), LINK, new) == b"new"
+
+
+# Terms, which are judged before anything else
+
+
+@settings(deadline=None)
+@given(content=st.binary(max_size=500), link=links, terms=st.binary(min_size=1, max_size=500))
+def test_terms_come_out_before_the_content(content: bytes, link: bytes, terms: bytes) -> None:
+    assert crypto.unseal(RING, link, crypto.seal(RING, link, content, vault="guarded", terms=terms), "guarded") == Addressed(
+        terms, content
+    )
+
+
+def test_terms_come_out_without_the_passphrase(cheap_argon2: None) -> None:
+    addressed = crypto.unseal(RING, LINK, crypto.seal(RING, LINK, b"content", "right", "guarded", b"terms"), "guarded")
+    assert isinstance(addressed, Addressed)
+    assert addressed.terms == b"terms"
+    assert isinstance(addressed.inside, Locked)
+    assert addressed.inside.unlock(LINK, "right") == b"content"
+
+
+def test_format_of_terms_is_the_documented_one() -> None:
+    sealed = crypto.seal(RING, LINK, b"content", None, "guarded", b"terms")
+    inside = fernet_content(hkdf(MASTER, LINK, b"mayfly guarded message v1"), sealed[2 + len(NAME) :])
+    assert inside == b"\x02" + struct.pack(">I", 5) + b"terms" + b"\x00content"
+
+
+def test_without_terms_an_envelope_is_what_it_always_was() -> None:
+    sealed = crypto.seal(RING, LINK, b"content", None, "guarded")
+    assert fernet_content(hkdf(MASTER, LINK, b"mayfly guarded message v1"), sealed[2 + len(NAME) :]) == b"\x00content"
 
 
 # Refusals

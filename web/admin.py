@@ -65,7 +65,7 @@ class Admin:
                 purged = purge_all(self._vaults)
                 return self._page(environ, language.count("Purged %(num)s message.", "Purged %(num)s messages.", purged))
             case {"do": "take-down", "link": link, **rest} if not rest:
-                if take_down(self._vaults, link):
+                if take_down(self._vaults, link, actor_of(environ)):
                     return self._page(environ, language.say("The message was taken down."))
                 return self._page(environ, language.say("There is no message at that link."))
             case {"do": "sign-out", **rest} if not rest:
@@ -82,7 +82,7 @@ class Admin:
         link = fields.get("link")
         if set(fields) != {"link"} or not isinstance(link, str):
             raise FieldRefused("link", "Send link=… to take one message down, or nothing to purge what has expired.")
-        return answers.deleted(int(take_down(self._vaults, link)))
+        return answers.deleted(int(take_down(self._vaults, link, actor_of(environ))))
 
     def _page(self, environ: Environ, done: str | None = None) -> Answer:
         return Answer(200, HTML, pages.admin(wanted_by(environ), _stores(self._vaults), self._form_token(environ), done))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import errors
-from drafts import DOCUMENT_FIELDS, FIELDS
+from drafts import DOCUMENT_FIELDS, FIELDS, GUARDED_FIELDS
 from errors import LimitReached, MayflyError, MethodRefused, Unavailable, WrongPassphrase
 from web import pages
 from web.answers import HTML, TEXT, Answer, waiting
@@ -49,7 +49,7 @@ TABLE: tuple[tuple[type[MayflyError], int, str], ...] = (
 )
 
 # Any other name may be a piece of a message whose form was not encoded.
-_TELLABLE_FIELDS = FIELDS | DOCUMENT_FIELDS | {"open", "idempotency_key", "Idempotency-Key", "link"}
+_TELLABLE_FIELDS = FIELDS | DOCUMENT_FIELDS | GUARDED_FIELDS | {"open", "idempotency_key", "Idempotency-Key", "link"}
 
 
 class Unexpected(Unavailable):
