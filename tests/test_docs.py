@@ -23,10 +23,13 @@ import crypto
 import drafts
 import keyfile
 import messages
+import records
 import sanitize
 import server
 import settings
+from access import roles
 from errors import SettingRefused
+from fields import guarded
 from mayfly import envelope
 from metrics import REASONS, Metrics
 from server import open_vaults
@@ -219,6 +222,27 @@ def test_fields_of_a_message_are_documented() -> None:
     assert f"1 to {drafts.MAX_VIEWS}" in rows["views"]
     assert f"1 to {drafts.MAX_PASSPHRASE_BYTES} bytes" in rows["passphrase"]
     assert f"{sanitize.MAX_MARKDOWN_BYTES // 1024} KiB" in rows["format"]
+
+
+def test_audience_and_policy_are_documented() -> None:
+    """What creating takes in the vaults whose readers sign in, and the bounds that hold."""
+    rows = {row[0]: " ".join(row[1:]) for row in _table(HTTP_PAGE, "Audience and records", "field")}
+    assert set(rows) == drafts.GUARDED_FIELDS
+    assert f"up to {guarded.MAX_AUDIENCE} of role:NAME" in rows["audience"]
+    assert f"at most {guarded.MAX_POLICY_ROLES} roles" in rows["policy"]
+    assert f"texts, up to {guarded.MAX_RECORD_FIELDS}." in HTTP_PAGE
+
+
+def test_template_of_a_record_is_answered_as_the_page_shows() -> None:
+    """By somebody of support: the record and its answers stand in the page together."""
+    part = HTTP_PAGE.split("\n### A record: a person with a card\n", 1)[1].split("\n## ", 1)[0]
+    created = json.loads(re.search(r"<<'EOF'\n(.*?)\nEOF\n", part, flags=re.DOTALL)[1])  # type: ignore[index]
+    draft = drafts.read_draft(created, "guarded")
+    assert draft.policy
+    seen, masked = roles.redact(json.loads(draft.message), draft.policy, [records.Role("support")])
+    shown = json.loads(re.search(r"```json\n(.*?)```", part, flags=re.DOTALL)[1])  # type: ignore[index]
+    assert (shown["record"], shown["masked"]) == (seen, list(masked))
+    assert "".join(f"{name}: {text}\n" for name, text in seen.items()) in part
 
 
 def test_fields_of_a_document_are_documented() -> None:
