@@ -17,11 +17,15 @@ class Types:
     number: str
     ending: str = ""
     """What stands behind the columns of a table."""
+    by_time: tuple[str, ...] = ("at",)
+    """The index by which entries between two moments are found, other than by going back to them from the newest."""
     indexes_within: bool = False
     """Whether a table's indexes are made with it, as whoever cannot take back a change of the schema must be able to repeat it."""
 
 
-SQLITE = Types("TEXT", "TEXT", "BLOB", "BLOB", "INTEGER")
+# SQLite has no statistics: it would go by the time also where all entries are asked for, and sort a million to show the newest
+# hundred (0.9 s). To go back through a million takes it 0.2 s.
+SQLITE = Types("TEXT", "TEXT", "BLOB", "BLOB", "INTEGER", by_time=())
 POSTGRESQL = Types("TEXT", "TEXT", "BYTEA", "BYTEA", "BIGINT")
 # Text is bytes here: to a collation of both MySQL's and MariaDB's, `a` and `a ` are the same.
 MYSQL = Types(
@@ -77,10 +81,8 @@ def migrations_for(types: Types) -> tuple[tuple[str, ...], ...]:
                 f"number {number} NOT NULL PRIMARY KEY, at {number} NOT NULL, account {name} NOT NULL, email {name} NOT NULL, "
                 f"way {name} NOT NULL, credential {name} NOT NULL, action {name} NOT NULL, outcome {name} NOT NULL, "
                 f"vault {name} NOT NULL, target {name} NOT NULL, address {name} NOT NULL, mac {digest} NOT NULL",
-                "at",
-                "account, number",
-                "email, number",
-                "target, number",
+                *types.by_time,
+                *(f"{field}, number" for field in ("account", "email", "action", "outcome", "vault", "target")),
             ),
             *table(
                 "mayfly_last_accesses",
