@@ -8,7 +8,7 @@ only removes what nobody could read any more.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, Protocol
@@ -19,12 +19,20 @@ from records import (
     AccountId,
     ApiKey,
     AuditEntry,
+    Certificate,
+    CertificateChange,
+    CertificateId,
     Circuit,
     Claim,
     Counts,
+    Delivery,
+    DeliveryState,
+    Hook,
+    Issuer,
     KeyId,
     Millis,
     NewRow,
+    Notice,
     Purged,
     Row,
     RowId,
@@ -34,8 +42,12 @@ from records import (
 )
 from settings import MEMORY_URL, OFF, Settings
 from storage.access import AccessTables
+from storage.access_schema import ACCESS, Schema
+from storage.access_session import AccessDatabase
 from storage.access_sqlite import AccessFile
 from storage.address import Address, Rule, parse_address
+from storage.certificates import CertificateTables
+from storage.certificates_schema import CERTIFICATES
 from storage.clocks import since_boot_ms
 from storage.sqlite import SqliteStore
 
@@ -116,7 +128,22 @@ class MessageStore(Protocol):
         """Let go of files and connections."""
 
 
-class AccessStore(Protocol):
+class SecretStore(Protocol):
+    """Secrets of this server (keys that sign tokens, the audit, certificates, webhooks), sealed under the key file."""
+
+    def secrets(self, prefix: str) -> dict[str, tuple[Millis, bytes]]:
+        """Those whose name begins with `prefix`: when each was made, and its sealed bytes."""
+
+    def add_secret(self, name: str, sealed: bytes) -> bool:
+        """Keep a secret; False if there is one of that name, which another node made."""
+
+    def replace_secret(self, name: str, old: bytes, sealed: bytes) -> bool:
+        """Put `sealed` in the place of `old`; False if that is not what is there (any more)."""
+
+    def remove_secret(self, name: str) -> None: ...
+
+
+class AccessStore(SecretStore, Protocol):
     """Accounts, what they sign in with, and the audit. All methods raise StoreFailed when the store does not answer in time.
 
     Nothing in here is remembered between two calls: what one node changes, the next request on any other node sees. What is looked
@@ -199,19 +226,6 @@ class AccessStore(Protocol):
         Of two at once exactly one does it. That a new password was asked for is forgotten.
         """
 
-    # Secrets of this server: keys that sign tokens and the audit, sealed under the key file
-
-    def secrets(self, prefix: str) -> dict[str, tuple[Millis, bytes]]:
-        """Those whose name begins with `prefix`: when each was made, and its sealed bytes."""
-
-    def add_secret(self, name: str, sealed: bytes) -> bool:
-        """Keep a secret; False if there is one of that name, which another node made."""
-
-    def replace_secret(self, name: str, old: bytes, sealed: bytes) -> bool:
-        """Put `sealed` in the place of `old`; False if that is not what is there (any more)."""
-
-    def remove_secret(self, name: str) -> None: ...
-
     # The audit
 
     def append(self, make: Callable[[AuditEntry | None], AuditEntry]) -> AuditEntry:
@@ -253,6 +267,106 @@ class AccessStore(Protocol):
 
     def tidy(self) -> None:
         """Remove sessions, keys and links that have ended."""
+
+    def health(self) -> None: ...
+    def close(self) -> None: ...
+
+
+class CertificateStore(SecretStore, Protocol):
+    """Certificates, those who issue them, and webhooks. All methods raise StoreFailed when the store does not answer in time.
+
+    As with accounts, nothing is remembered between two calls. What is looked for may be anything that somebody sent; ids, serial
+    numbers and e-mail addresses have at most 255 characters. A change is whole or not at all, with the notices that tell of it.
+    """
+
+    def now(self) -> Millis:
+        """The store's time, by which certificates and lists end, and deliveries are due."""
+
+    # Those who issue: the key of each is a secret
+
+    def add_issuer(self, issuer: Issuer, name: str, sealed: bytes) -> None:
+        """Keep one, with its key as the secret `name`. What is told of its list is not looked at: it has none yet."""
+
+    def issuers(self) -> list[Issuer]:
+        """All of them, the newest first, which is the one that issues."""
+
+    def issuer(self, issuer_id: str) -> Issuer | None: ...
+
+    def keep_crl(self, issuer: Issuer, crl: bytes, made_at: Millis) -> bool:
+        """Keep a list, signed from what `listed_certificates` said after `issuer` was read. Its number is one above the last.
+
+        False if another was signed since, and is kept.
+        """
+
+    def listed_certificates(self, issuer_id: str) -> list[Certificate]:
+        """Those that do not count at this moment, inactive or revoked, and have not ended."""
+
+    # Certificates
+
+    def add_certificate(self, certificate: Certificate, notices: Sequence[Notice]) -> None: ...
+    def certificate(self, certificate_id: CertificateId) -> Certificate | None: ...
+
+    def certificate_by_digest(self, digest: bytes) -> Certificate | None:
+        """By the SHA-256 of its DER."""
+
+    def certificates(self, account_id: AccountId | None = None) -> list[Certificate]:
+        """Those of an account, or all, the newest first; those that have ended too."""
+
+    def due_certificates(self, ahead_ms: int) -> list[Certificate]:
+        """Those to look after: neither revoked nor ended, but to be revoked by now, or ending within `ahead_ms`."""
+
+    def change_certificate(
+        self, certificate_id: CertificateId, change: Callable[[Certificate], CertificateChange]
+    ) -> Certificate | None:
+        """Make a certificate what `change` makes of what it is at that moment: its state, reason, and times; nothing else changes.
+
+        Returns what it is then, or None if it is not there. `change` may be called again, may raise, and asks nothing of the store.
+        """
+
+    # Webhooks
+
+    def add_hook(self, hook: Hook, name: str, sealed: bytes) -> None:
+        """Keep a webhook, with what signs for it as the secret `name`."""
+
+    def hooks(self) -> list[Hook]:
+        """All of them, the oldest first."""
+
+    def hook(self, hook_id: str) -> Hook | None: ...
+
+    def change_hook(self, hook_id: str, change: Callable[[Hook], Hook]) -> Hook | None:
+        """Change url, events, or whether it is enabled, as `change_certificate` does."""
+
+    def delete_hook(self, hook_id: str, name: str) -> bool:
+        """Remove a webhook with its secret `name` and all its deliveries; False if it is not there."""
+
+    def queue(self, notices: Sequence[Notice]) -> int:
+        """Queue notices for each enabled webhook that asks for them; how many deliveries that makes."""
+
+    def due_deliveries(self, most: int) -> list[Delivery]:
+        """Those that can be made now, up to `most`: of one webhook and subject only the first that waits. The longest due first."""
+
+    def take_delivery(self, delivery: Delivery, lease_ms: int) -> Delivery | None:
+        """Make one try of a delivery this caller's own, for `lease_ms`; None if another has taken it since it was read."""
+
+    def settle_delivery(self, delivery: Delivery, state: DeliveryState, pause_ms: int, answer: str) -> bool:
+        """Say what came of a try that was taken; what waits on is due again after `pause_ms`. False if the lease was over, and
+        another has taken it."""
+
+    def replay(self, number: int) -> Delivery:
+        """Have a delivery that was made or given up made anew, as if it were new. Raises NothingThere."""
+
+    def deliveries(
+        self, hook_id: str | None = None, state: DeliveryState | None = None, before: int | None = None, most: int = 100
+    ) -> list[Delivery]:
+        """The newest first, numbered below `before`."""
+
+    def delivery_states(self) -> dict[DeliveryState, tuple[int, Millis]]:
+        """Of each state that there is: how many, and when the oldest of them came to be."""
+
+    # All
+
+    def tidy(self) -> None:
+        """Remove deliveries that were made a week ago, or given up 90 days ago."""
 
     def health(self) -> None: ...
     def close(self) -> None: ...
@@ -301,18 +415,61 @@ def open_access(settings: Settings, key_path: Path, now: Clock | None = None) ->
 
     Raises StartRefused, in one line that names the setting, as `open_database` does.
     """
-    url = settings.accounts_database_url or f"sqlite:///{key_path.parent.absolute() / 'accounts.db'}"
+    url = _url_of_accounts(settings, key_path)
     if url == OFF:
         return None
+    with _named("MAYFLY_ACCOUNTS_DATABASE_URL"):
+        _require_apart(url, {setting_of(vault): other for vault, other in settings.databases.items()}, "accounts")
+        return AccessTables(_open_tables(url, "the database of accounts", ACCESS, now))
+
+
+def open_certificates(settings: Settings, key_path: Path, now: Clock | None = None) -> CertificateStore | None:
+    """Open the store of certificates and webhooks, by default `certificates.db` beside the key file; None if this server has none.
+
+    Raises StartRefused, in one line that names the setting, as `open_database` does.
+    """
+    url = settings.certificates_database_url or _beside(key_path, "certificates.db")
+    if url == OFF:
+        return None
+    with _named("MAYFLY_CERTIFICATES_DATABASE_URL"):
+        others = {setting_of(vault): other for vault, other in settings.databases.items()}
+        others["MAYFLY_ACCOUNTS_DATABASE_URL"] = _url_of_accounts(settings, key_path)
+        _require_apart(url, others, "certificates")
+        return CertificateTables(_open_tables(url, "the database of certificates", CERTIFICATES, now))
+
+
+def _url_of_accounts(settings: Settings, key_path: Path) -> str:
+    return settings.accounts_database_url or _beside(key_path, "accounts.db")
+
+
+def _beside(key_path: Path, name: str) -> str:
+    return f"sqlite:///{key_path.parent.absolute() / name}"
+
+
+@contextmanager
+def _named(setting: str) -> Iterator[None]:
+    """What is refused in here names the setting."""
     try:
-        for vault, other in settings.databases.items():
-            if _place(other) == _place(url):
-                raise StartRefused(f"it is the same database as {setting_of(vault)}, and accounts need one of their own")
-        if url.startswith("sqlite:"):
-            return AccessTables(AccessFile(_path_of(url), now or wall_clock))
-        return _open_network_access(url, now)
+        yield
     except StartRefused as refusal:
-        raise StartRefused(f"MAYFLY_ACCOUNTS_DATABASE_URL: {refusal}") from None
+        raise StartRefused(f"{setting}: {refusal}") from None
+
+
+def _require_apart(url: str, others: Mapping[str, str], whose: str) -> None:
+    place = _place(url)
+    for setting, other in others.items():
+        if place is not None and _place(other) == place:
+            raise StartRefused(f"it is the same database as {setting}, and {whose} need one of their own")
+
+
+def _open_tables(url: str, whose: str, schema: Schema, now: Clock | None) -> AccessDatabase:
+    if url.startswith("sqlite:"):
+        return AccessFile(_path_of(url), now or wall_clock, schema)
+    address = _address(url, "guarded", whose)
+    with _driver_of(address):
+        from storage.access_sql import AccessNetwork
+
+        return AccessNetwork(address, now, schema)
 
 
 def setting_of(vault: VaultName) -> str:
@@ -359,14 +516,6 @@ def _open_network_database(url: str, vault: VaultName, settings: Settings, now: 
         from storage.sql import SqlStore
 
         return SqlStore(address, settings.store_bytes, now, settings.max_sealed_bytes)
-
-
-def _open_network_access(url: str, now: Clock | None) -> AccessStore:
-    address = _address(url, "guarded", "the database of accounts")
-    with _driver_of(address):
-        from storage.access_sql import AccessNetwork
-
-        return AccessTables(AccessNetwork(address, now))
 
 
 def _address(url: str, vault: VaultName, whose: str) -> Address:

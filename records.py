@@ -112,6 +112,7 @@ class Actor:
     """Whoever makes a request: an account, or somebody of whom only an address is known.
 
     `scopes` is what they may do with what they showed, `credential` the id of the session or key, for it to be named in the audit.
+    `certificate` is the id of a certificate of this account that this very request came with, active and verified.
     """
 
     account: Account | None = None
@@ -119,6 +120,7 @@ class Actor:
     way: Way = "nobody"
     credential: str | None = None
     address: str = ""
+    certificate: str | None = None
 
     @property
     def roles(self) -> frozenset[Role]:
@@ -200,6 +202,134 @@ class AuditEntry:
     target: str
     address: str
     mac: bytes = b""
+
+
+CertificateId = NewType("CertificateId", str)
+"""The UUID of a certificate, in its usual text."""
+
+CertificateState = Literal["active", "inactive", "revoked"]
+"""Whether a certificate counts: `inactive` for now, `revoked` for good."""
+CERTIFICATE_STATES: tuple[CertificateState, ...] = get_args(CertificateState)
+
+Reason = Literal["unspecified", "keyCompromise", "affiliationChanged", "superseded", "cessationOfOperation", "privilegeWithdrawn"]
+"""Why a certificate was revoked, in the words of RFC 5280 section 5.3.1."""
+REASONS: tuple[Reason, ...] = get_args(Reason)
+
+NoticeType = Literal[
+    "certificate.created",
+    "certificate.activated",
+    "certificate.deactivated",
+    "certificate.revoked",
+    "certificate.renewed",
+    "certificate.expiring",
+    "message.opened",
+    "message.burned",
+    "message.expired",
+]
+"""What other systems can be told of."""
+NOTICE_TYPES: tuple[NoticeType, ...] = get_args(NoticeType)
+
+DeliveryState = Literal["waiting", "delivered", "failed"]
+"""Whether a webhook has had a notice: `failed` when no more tries are made."""
+DELIVERY_STATES: tuple[DeliveryState, ...] = get_args(DeliveryState)
+
+
+@dataclass(frozen=True, slots=True)
+class Issuer:
+    """A certificate that this server issues others with. `certificate` is DER; `chain`, in PEM, leads from it to its root.
+
+    `changes` counts what must be in the list of revoked certificates; `crl` (DER) is the list that was signed last, its number
+    `crl_number`, when `changes` was `crl_changes`.
+    """
+
+    id: str
+    certificate: bytes
+    chain: bytes
+    created_at: Millis
+    expires_at: Millis
+    changes: int = 0
+    crl: bytes | None = None
+    crl_number: int = 0
+    crl_changes: int = 0
+    crl_at: Millis = Millis(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """A certificate that was issued to an account. `der` is all of it, `digest` its SHA-256 (32 bytes), `serial` in hexadecimal.
+
+    `email` is the account's as it stands in it. `reason` is empty unless it was revoked. `replaces` is the certificate that it was
+    made to follow, and `superseded_at` when one that was followed by another is revoked. `warned_days` is of which end its owner
+    was told last: 30, 7 or 1 days ahead.
+    """
+
+    id: CertificateId
+    account: AccountId
+    email: str
+    serial: str
+    issuer: str
+    digest: bytes
+    der: bytes = field(repr=False)
+    created_at: Millis
+    begins_at: Millis
+    expires_at: Millis
+    state: CertificateState
+    changed_at: Millis
+    reason: Reason | Literal[""] = ""
+    replaces: CertificateId | None = None
+    superseded_at: Millis | None = None
+    warned_days: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """What webhooks are told: JSON of something that happened to `subject`, a certificate's id or the short hash of a message.
+
+    `id` is the same at each try and for each webhook, so that receivers can tell what they had before.
+    """
+
+    id: str
+    subject: str
+    type: NoticeType
+    payload: str
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateChange:
+    """What a certificate becomes, with what webhooks are told of it, and the certificate that is made to follow it."""
+
+    certificate: Certificate
+    notices: tuple[Notice, ...] = ()
+    follower: Certificate | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Hook:
+    """Another system that is told, at `url`, of `events`."""
+
+    id: str
+    url: str
+    events: frozenset[NoticeType]
+    enabled: bool
+    created_at: Millis
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A notice on its way to a webhook, or there. `number` says in which order they came to be.
+
+    It is not tried before `not_before`; `answer` says what came of the last try, at `answered_at`.
+    """
+
+    number: int
+    hook: str
+    notice: Notice
+    created_at: Millis
+    not_before: Millis
+    attempts: int
+    state: DeliveryState
+    answer: str
+    answered_at: Millis | None
 
 
 @dataclass(frozen=True, slots=True)

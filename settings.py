@@ -47,6 +47,8 @@ class Settings:
     guarded_database_url: str = field(default=MEMORY_URL, repr=False)
     sealed_database_url: str = field(default=MEMORY_URL, repr=False)
     accounts_database_url: str | None = field(default=None, repr=False)
+    certificates_database_url: str | None = field(default=None, repr=False)
+    certificate_days: int = 90
     create: Creators = "anyone"
     audit_open: bool = False
     audit_addresses: Addresses = "reduced"
@@ -290,6 +292,20 @@ TABLE: tuple[Setting, ...] = (
         "accounts.db beside the key file",
         "sqlite:////absolute/path.db, the URL of a PostgreSQL or MySQL database with tls_ca, or off",
         "Where accounts, their keys and the audit are kept. `off`: nobody can sign in.",
+    ),
+    Setting(
+        "MAYFLY_CERTIFICATES_DATABASE_URL",
+        _accounts_url,
+        "certificates.db beside the key file",
+        "sqlite:////absolute/path.db, the URL of a PostgreSQL or MySQL database with tls_ca, or off",
+        "Where certificates, who issues them, and webhooks are kept. `off`: none are issued.",
+    ),
+    Setting(
+        "MAYFLY_CERTIFICATE_DAYS",
+        _integer(1, 397),
+        "90",
+        "1 to 397 (days)",
+        "How long a certificate lasts, but never longer than who issued it.",
     ),
     Setting(
         "MAYFLY_CREATE", _choice("anyone", "accounts"), "anyone", "anyone or accounts", "Who may create messages; accounts sign in."

@@ -14,6 +14,7 @@ from errors import NothingThere, Taken
 from records import Account, AccountId, ApiKey, Millis, Role, Scope, Session
 from storage.access_audit import AuditTables
 from storage.access_session import AccessDatabase, AccessSession, is_text, text_of
+from storage.secret_table import SecretTable
 
 _ACCOUNT = "a.id, a.email, a.first_name, a.last_name, a.roles, a.enabled, a.created_at, a.changed_at, a.password, a.reset_asked_at"
 _ACCOUNT_COLUMNS = 10
@@ -27,11 +28,12 @@ _USE_MS = 60_000
 """How exactly it is known when a key was used last."""
 
 
-class AccessTables(AuditTables):
+class AccessTables(AuditTables, SecretTable):
     """An access store on `database`."""
 
     def __init__(self, database: AccessDatabase) -> None:
-        super().__init__(database)
+        AuditTables.__init__(self, database)
+        SecretTable.__init__(self, database, "mayfly_secrets")
         self.now = database.now
         sql = database.sql
         self._add_account = sql(
@@ -85,10 +87,6 @@ class AccessTables(AuditTables):
         self._set_password = sql(
             "UPDATE mayfly_accounts SET password = :password, changed_at = {now}, reset_asked_at = NULL WHERE id = :account"
         )
-        self._secrets = sql("SELECT name, made_at, sealed FROM mayfly_secrets ORDER BY made_at, name")
-        self._add_secret = sql("INSERT INTO mayfly_secrets (name, made_at, sealed) VALUES (:name, {now}, :sealed)")
-        self._replace_secret = sql("UPDATE mayfly_secrets SET sealed = :sealed WHERE name = :name AND sealed = :old")
-        self._remove_secret = sql("DELETE FROM mayfly_secrets WHERE name = :name")
         self._tidy = tuple(
             sql(f"DELETE FROM {table} WHERE expires_at <= {{now}}")
             for table in ("mayfly_sessions", "mayfly_api_keys", "mayfly_links")
@@ -265,22 +263,6 @@ class AccessTables(AuditTables):
                 return _account_or_none(session.one(self._account, account=account.id))
 
         return self._database.do(act) if _is_digest(digest) else None
-
-    # Secrets of this server
-
-    def secrets(self, prefix: str) -> dict[str, tuple[Millis, bytes]]:
-        found = self._database.do(lambda session: session.all(self._secrets))
-        named = {text_of(name): (Millis(made_at), bytes(sealed)) for name, made_at, sealed in found}
-        return {name: secret for name, secret in named.items() if name.startswith(prefix)}
-
-    def add_secret(self, name: str, sealed: bytes) -> bool:
-        return self._database.do(lambda session: session.unless_there(self._add_secret, name=name, sealed=sealed))
-
-    def replace_secret(self, name: str, old: bytes, sealed: bytes) -> bool:
-        return self._database.do(lambda session: session.changed(self._replace_secret, name=name, old=old, sealed=sealed)) > 0
-
-    def remove_secret(self, name: str) -> None:
-        self._database.do(lambda session: session.changed(self._remove_secret, name=name))
 
     # All
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 
@@ -14,6 +15,8 @@ class Types:
     text: str
     digest: str
     blob: str
+    large: str
+    """A blob that may be over 64 KiB."""
     number: str
     ending: str = ""
     """What stands behind the columns of a table."""
@@ -23,19 +26,38 @@ class Types:
     """Whether a table's indexes are made with it, as whoever cannot take back a change of the schema must be able to repeat it."""
 
 
+Migrations = tuple[tuple[str, ...], ...]
+"""The steps of each migration, numbered from 1, which may be done again from the first one on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """The tables of a store. `application_id` marks a SQLite file of theirs; the table `versions` knows the migrations done."""
+
+    application_id: int
+    versions: str
+    migrations: Callable[[Types], Migrations]
+
+
 # SQLite has no statistics: it would go by the time also where all entries are asked for, and sort a million to show the newest
 # hundred (0.9 s). To go back through a million takes it 0.2 s.
-SQLITE = Types("TEXT", "TEXT", "BLOB", "BLOB", "INTEGER", by_time=())
-POSTGRESQL = Types("TEXT", "TEXT", "BYTEA", "BYTEA", "BIGINT")
+SQLITE = Types("TEXT", "TEXT", "BLOB", "BLOB", "BLOB", "INTEGER", by_time=())
+POSTGRESQL = Types("TEXT", "TEXT", "BYTEA", "BYTEA", "BYTEA", "BIGINT")
 # Text is bytes here: to a collation of both MySQL's and MariaDB's, `a` and `a ` are the same.
 MYSQL = Types(
-    "VARBINARY(1020)", "BLOB", "VARBINARY(32)", "BLOB", "BIGINT", "ENGINE = InnoDB ROW_FORMAT = DYNAMIC", indexes_within=True
+    "VARBINARY(1020)",
+    "BLOB",
+    "VARBINARY(32)",
+    "BLOB",
+    "MEDIUMBLOB",
+    "BIGINT",
+    "ENGINE = InnoDB ROW_FORMAT = DYNAMIC",
+    indexes_within=True,
 )
 
 
-def migrations_for(types: Types) -> tuple[tuple[str, ...], ...]:
-    """The steps of each migration, numbered from 1, which may be done again from the first one on."""
-    name, text, digest, blob, number = types.name, types.text, types.digest, types.blob, types.number
+def table_maker(types: Types) -> Callable[..., tuple[str, ...]]:
+    """Makes the statements of a table: `table(title, columns, *indexes)`."""
 
     def table(title: str, columns: str, *indexes: str) -> tuple[str, ...]:
         named = [(f"{title}_by_{index.partition(',')[0]}", index) for index in indexes]
@@ -47,6 +69,17 @@ def migrations_for(types: Types) -> tuple[tuple[str, ...], ...]:
             *(f"CREATE INDEX IF NOT EXISTS {label} ON {title} ({index})" for label, index in named),
         )
 
+    return table
+
+
+def only_row_of(title: str, columns: str, values: str) -> str:
+    """The statement that makes the one row of a table, unless it is there."""
+    return f"INSERT INTO {title} ({columns}) SELECT {values} FROM (SELECT count(*) AS n FROM {title}) AS rows_so_far WHERE n = 0"
+
+
+def _migrations(types: Types) -> Migrations:
+    name, text, digest, blob, number = types.name, types.text, types.digest, types.blob, types.number
+    table = table_maker(types)
     return (
         (
             *table(
@@ -75,7 +108,7 @@ def migrations_for(types: Types) -> tuple[tuple[str, ...], ...]:
             *table("mayfly_secrets", f"name {name} NOT NULL PRIMARY KEY, made_at {number} NOT NULL, sealed {blob} NOT NULL"),
             # One row: who appends locks it.
             *table("mayfly_audit", f"slot {number} NOT NULL PRIMARY KEY, beginning {blob}"),
-            "INSERT INTO mayfly_audit (slot) SELECT n FROM (SELECT count(*) AS n FROM mayfly_audit) AS rows_so_far WHERE n = 0",
+            only_row_of("mayfly_audit", "slot", "n"),
             *table(
                 "mayfly_entries",
                 f"number {number} NOT NULL PRIMARY KEY, at {number} NOT NULL, account {name} NOT NULL, email {name} NOT NULL, "
@@ -91,3 +124,6 @@ def migrations_for(types: Types) -> tuple[tuple[str, ...], ...]:
             *table("mayfly_heads", f"number {number} NOT NULL PRIMARY KEY, at {number} NOT NULL, signed {blob} NOT NULL"),
         ),
     )
+
+
+ACCESS = Schema(0x4D614163, "mayfly_access_schema", _migrations)  # "MaAc"

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from errors import MayflyError, StoreFailed, StoreFull
 from records import Millis
-from storage.access_schema import MYSQL, POSTGRESQL, migrations_for
+from storage.access_schema import ACCESS, MYSQL, POSTGRESQL, Schema
 from storage.address import Address
 from storage.sql_database import SqlDatabase, engine_of
 from storage.sql_session import Session
@@ -18,13 +18,13 @@ _T = TypeVar("_T")
 class AccessNetwork:
     """An `AccessDatabase` on the network."""
 
-    def __init__(self, address: Address, now: Callable[[], Millis] | None) -> None:
+    def __init__(self, address: Address, now: Callable[[], Millis] | None, schema: Schema = ACCESS) -> None:
         """Reach the database at `address`; `now` replaces its clock. Raises StartRefused as `SqlDatabase` does."""
         engine = engine_of(address, now is None)
         types = POSTGRESQL if address.engine == "postgresql" else MYSQL
         self._make = engine.sql
         # A name of its own, so that nothing is mistaken if the database is a vault's by another name.
-        self._database = SqlDatabase(address, engine, migrations_for(types), "mayfly_access_schema", now)
+        self._database = SqlDatabase(address, engine, schema.migrations(types), schema.versions, now)
         self.now = self._database.now
         self.close = self._database.close
 

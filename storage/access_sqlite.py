@@ -16,13 +16,11 @@ from typing import Any, TypeVar
 
 from errors import StartRefused, StoreFailed
 from records import Millis
-from storage.access_schema import SQLITE, migrations_for
+from storage.access_schema import ACCESS, SQLITE, Schema
 from storage.sqlite_file import configure, turn_to_open
 
 _T = TypeVar("_T")
 
-_APPLICATION_ID = 0x4D614163  # "MaAc": a file of messages has none, and neither is taken for the other
-_MIGRATIONS = migrations_for(SQLITE)
 # FULL: an entry of the audit, or that a key was revoked, must not be undone by a power cut.
 _PRAGMAS: dict[str, int | str] = {
     "secure_delete": 1,
@@ -44,10 +42,12 @@ _LOOK_STEPS = 10_000
 class AccessFile:
     """An `AccessDatabase` in the file `path`."""
 
-    def __init__(self, path: Path, now: Callable[[], Millis]) -> None:
-        """Open the file, or make it, readable by its owner alone. Raises StartRefused."""
+    def __init__(self, path: Path, now: Callable[[], Millis], schema: Schema = ACCESS) -> None:
+        """Open the file, or make it, readable by its owner alone. Raises StartRefused, also for the file of another schema."""
         self.now = now
         self._path = path
+        self._application_id = schema.application_id  # a file of messages has none
+        self._migrations = schema.migrations(SQLITE)
         self._lock = threading.Lock()
         self._ends = float("inf")
         try:
@@ -62,7 +62,7 @@ class AccessFile:
         try:
             (owner,) = db.execute("PRAGMA application_id").fetchone()
             (tables,) = db.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-            if tables and owner != _APPLICATION_ID:
+            if tables and owner != self._application_id:
                 raise StartRefused(f"{self._path} is a database of something else")
             configure(db, _PRAGMAS)
             self._migrate(db)
@@ -74,16 +74,16 @@ class AccessFile:
     def _migrate(self, db: sqlite3.Connection) -> None:
         db.execute("BEGIN IMMEDIATE")
         (version,) = db.execute("PRAGMA user_version").fetchone()
-        if version > len(_MIGRATIONS):
+        if version > len(self._migrations):
             raise StartRefused(
-                f"{self._path} is of a newer version of Mayfly (schema {version}; this one knows {len(_MIGRATIONS)})"
+                f"{self._path} is of a newer version of Mayfly (schema {version}; this one knows {len(self._migrations)})"
             )
-        if version < len(_MIGRATIONS):
-            for steps in _MIGRATIONS[version:]:
+        if version < len(self._migrations):
+            for steps in self._migrations[version:]:
                 for step in steps:
                     db.execute(step)
-            db.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
-            db.execute(f"PRAGMA user_version = {len(_MIGRATIONS)}")
+            db.execute(f"PRAGMA application_id = {self._application_id}")
+            db.execute(f"PRAGMA user_version = {len(self._migrations)}")
         db.execute("COMMIT")
 
     def sql(self, text: str) -> str:

@@ -53,6 +53,8 @@ WRONG = {
     "MAYFLY_GUARDED_DATABASE_URL": ["", "OFF", "sqlite:///relative.db", "http://example.org"],
     "MAYFLY_SEALED_DATABASE_URL": ["", "none", "memory", "postgres"],
     "MAYFLY_ACCOUNTS_DATABASE_URL": ["", "sqlite://", "sqlite:///accounts.db", "valkey://127.0.0.1", "redis+cluster://a", "on"],
+    "MAYFLY_CERTIFICATES_DATABASE_URL": ["", "sqlite://", "sqlite:///certificates.db", "valkey://127.0.0.1", "OFF"],
+    "MAYFLY_CERTIFICATE_DAYS": ["", "0", "398", "90d"],
     "MAYFLY_CREATE": ["", "nobody", "account", "on"],
     "MAYFLY_AUDIT_OPEN": ["", "yes", "1"],
     "MAYFLY_AUDIT_ADDRESSES": ["", "none", "on"],
@@ -126,7 +128,8 @@ def test_defaults_are_the_documented_ones() -> None:
     assert settings.embedded
 
 
-_DESCRIBED = {"MAYFLY_PUBLIC_URL", "MAYFLY_KEY_FILE", "MAYFLY_ACCOUNTS_DATABASE_URL", "MAYFLY_METRICS_TOKEN"}
+_DESCRIBED = {"MAYFLY_PUBLIC_URL", "MAYFLY_KEY_FILE", "MAYFLY_METRICS_TOKEN"}
+_DESCRIBED |= {"MAYFLY_ACCOUNTS_DATABASE_URL", "MAYFLY_CERTIFICATES_DATABASE_URL"}
 
 
 @pytest.mark.parametrize("row", [row for row in TABLE if row.name not in _DESCRIBED])
