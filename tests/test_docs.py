@@ -289,7 +289,7 @@ def test_sizes_are_documented_with_the_numbers_that_hold() -> None:
     quick = sum(rsgi._LANES[lane][0] for lane in ("passphrases", "long"))
     assert f"{quick} for passphrases and what is long" in rows["threads (granian)"]
     assert f"{sum(threads for threads, _ in rsgi._LANES.values())} more" in rows["threads (granian)"]
-    assert f"up to {sql_database.CONNECTIONS} for each vault and process" == rows["connections to PostgreSQL, MySQL, MariaDB"]
+    assert f"up to {sql_database.CONNECTIONS} for each vault, and for accounts, in each process" == rows["connections to PostgreSQL, MySQL, MariaDB"]
     assert f"up to {valkey_nodes.SESSIONS} for" in rows["connections to Valkey"]
     assert f"{server.CONNECTIONS:,} clients" in rows["file descriptors"]
     assert f"{rsgi.BODIES_IN_FLIGHT_BYTES >> 20} MiB together" in rows["bodies on their way"]
