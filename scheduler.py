@@ -44,8 +44,9 @@ class EveryFromNow(BaseTrigger):  # type: ignore[misc]
 class Regularly:
     """Does each of `acts` every `seconds`, in a job of its own, until stopped; with `at_once` also when it starts."""
 
-    def __init__(self, name: str, acts: Sequence[Callable[[], None]], seconds: float, at_once: bool = False) -> None:
-        self._name = name
+    name: str
+
+    def __init__(self, acts: Sequence[Callable[[], None]], seconds: float, at_once: bool = False) -> None:
         self._seconds = seconds
         self._stopped = threading.Event()
         self._scheduler = BackgroundScheduler(daemon=True)
@@ -57,7 +58,7 @@ class Regularly:
             )
             for number, act in enumerate(acts)
         ]
-        self._watchdog = threading.Thread(target=self._watch, name=f"mayfly-{name}-watchdog", daemon=True)
+        self._watchdog = threading.Thread(target=self._watch, name=f"mayfly-{self.name}-watchdog", daemon=True)
 
     def start(self) -> None:
         self._scheduler.start()
@@ -77,7 +78,7 @@ class Regularly:
             for number, job in enumerate(self._jobs):
                 if time.monotonic() - self._last_runs[number] > 1.5 * self._seconds:
                     self._last_runs[number] = time.monotonic()
-                    _log.warning("the %s is overdue: the wall clock jumped, or it takes long; planning anew", self._name)
+                    _log.warning("the %s is overdue: the wall clock jumped, or it takes long; planning anew", self.name)
                     job.modify(next_run_time=datetime.now(UTC))
 
 
@@ -88,9 +89,11 @@ class PurgeScheduler(Regularly):
     vaults.
     """
 
+    name = "purge"
+
     def __init__(self, stores: Sequence[MessageStore], seconds: float, metrics: Sequence[VaultMetrics] = ()) -> None:
         of_stores: Sequence[VaultMetrics | None] = metrics or [None] * len(stores)
-        super().__init__("purge", [partial(_purge, *store) for store in zip(stores, of_stores, strict=True)], seconds)
+        super().__init__([partial(_purge, *store) for store in zip(stores, of_stores, strict=True)], seconds)
 
 
 def _purge(store: MessageStore, metrics: VaultMetrics | None) -> None:
@@ -112,6 +115,8 @@ class Housekeeping(Regularly):
     than `audit_days` go, and so do sessions, keys and links that have ended.
     """
 
+    name = "housekeeping"
+
     def __init__(
         self, store: AccessStore, keys: KeyFile, audit: Audit, audit_days: int, signing: SigningKeys, seconds: float = 3600
     ) -> None:
@@ -122,7 +127,7 @@ class Housekeeping(Regularly):
             "looking after the keys that sign tokens": signing.look_after,
             "removing what has ended": store.tidy,
         }
-        super().__init__("housekeeping", [self.keep], seconds, at_once=True)
+        super().__init__([self.keep], seconds, at_once=True)
 
     def keep(self) -> None:
         """Do all of it once; what fails keeps nothing else from being done."""

@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 import crypto
 import keyfile
 from access.oauth import SigningKeys
+from access.oauth import SigningKeys
 from access.sealing import reseal
 from audit import MAX_FAULTS, Audit, kept_address
 from audit.chain import Keys, read_statements
@@ -795,7 +796,7 @@ def test_command_says_in_one_line_why_it_cannot_verify(place: Place, tmp_path: P
     (tmp_path / "nothing").write_text("no head in here\n")
     for arguments, settings, why in (
         (("--head", str(tmp_path / "nothing")), {}, "holds no signed head"),
-        ((), {"MAYFLY_ACCOUNTS_DATABASE_URL": "off"}, "there is no audit"),
+        ((), {"MAYFLY_ACCOUNTS_DATABASE_URL": "off"}, "and no audit"),
     ):
         code, said, complained = operator.types("audit", "verify", *arguments, **settings)
         assert (code, said, len(complained.splitlines())) == (1, "", 1)

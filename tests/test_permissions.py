@@ -99,6 +99,7 @@ NEED_OF = {
     "POST /accounts/<account_id>": "accounts:manage",
     "DELETE /accounts/<account_id>": "accounts:manage",
     "POST /accounts/<account_id>/password-link": "accounts:manage",
+    "GET /audit": "audit:read",
     "GET /keys": "password",
     "POST /keys": "password",
     "POST /keys/<key_id>": "password",

@@ -15,6 +15,7 @@ from web import routes
 from web.accounts import AccountPages
 from web.admin import Admin
 from web.answers import Answer
+from web.audit import AuditPage
 from web.authentication import NEEDS, Authentication
 from web.handlers import Handlers, Probes
 from web.oauth import OAuth
@@ -62,6 +63,7 @@ def _register_accounts(app: Flask, authentication: Authentication, access: Acces
     pages = AccountPages(authentication.public_url, access.accounts, access.credentials)
     app.register_blueprint(routes.accounts_blueprint(pages, authentication))
     app.register_blueprint(routes.oauth_blueprint(OAuth(authentication, access.tokens), authentication))
+    app.register_blueprint(routes.audit_blueprint(AuditPage(access.audit), authentication))
 
 
 def _static_files() -> dict[str, Answer]:

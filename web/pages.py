@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache, lru_cache
 from pathlib import Path
@@ -17,10 +17,12 @@ from typing import Any, Literal, NamedTuple
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from audit import ACTIONS, OUTCOMES
 from records import (
     MAX_LIFETIME_SECONDS,
     MAX_VIEWS,
     SCOPES,
+    VAULT_NAMES,
     Account,
     Actor,
     ApiKey,
@@ -207,3 +209,31 @@ def keys(wanted: Wanted, found: Sequence[ApiKey], actor: Actor, new: str | None 
     """Somebody's API keys; `new` is one that was just made, shown this once."""
     scopes = [scope for scope in SCOPES if scope in actor.scopes]
     return _render("keys.html", wanted, once=new is not None, keys=found, scopes=scopes, new=new)
+
+
+# The audit
+
+
+def audit(
+    wanted: Wanted,
+    entries: Sequence[Mapping[str, Any]],
+    last: Sequence[Mapping[str, Any]],
+    head: str,
+    query: Mapping[str, str],
+    older: str | None,
+    lines: str,
+) -> bytes:
+    """Entries that an auditor asked for by `query`; `older` and `lines` are where the next ones are, and these as JSON lines."""
+    return _render(
+        "audit.html",
+        wanted,
+        entries=entries,
+        last=last,
+        head=head,
+        query=query,
+        older=older,
+        lines=lines,
+        actions=ACTIONS,
+        outcomes=OUTCOMES,
+        vaults=VAULT_NAMES,
+    )

@@ -13,6 +13,7 @@ from errors import AccountRequired, NotFound, NotSignedIn
 from web.accounts import AccountPages
 from web.admin import Admin
 from web.answers import Answer
+from web.audit import AuditPage
 from web.authentication import ACTOR, Authentication, Need
 from web.gate import Environ, headers_of
 from web.handlers import Handler, Handlers, Probes
@@ -134,6 +135,13 @@ def oauth_blueprint(oauth: OAuth, authentication: Authentication) -> Blueprint:
     routes.add("/oauth/token", "POST", oauth.token, "anyone")
     routes.add("/.well-known/jwks.json", "GET", oauth.jwks, "anyone")
     routes.add("/.well-known/oauth-authorization-server", "GET", oauth.metadata, "anyone")
+    return routes.blueprint
+
+
+def audit_blueprint(page: AuditPage, authentication: Authentication) -> Blueprint:
+    """`/audit`"""
+    routes = Routes("audit", authentication)
+    routes.add("/audit", "GET", page.audit, "audit:read")
     return routes.blueprint
 
 
