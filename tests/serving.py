@@ -196,10 +196,10 @@ class Served:
 
     def signed_in(self, email: str, password: str = PASSWORD, **headers: str) -> httpx.Client:
         """A client that has signed in and carries the session's cookie."""
-        client = httpx.Client(base_url=self.url, timeout=30, headers=headers)
-        answer = client.post("/sign-in", json={"email": email, "password": password}, headers={"Accept": "application/json"})
+        wanted = {"email": email, "password": password}
+        answer = httpx.post(f"{self.url}/sign-in", json=wanted, headers={"Accept": "application/json"}, timeout=30)
         assert answer.status_code == 200, answer.text
-        return client
+        return httpx.Client(base_url=self.url, timeout=30, headers=headers, cookies=answer.cookies)
 
     def with_key(self, email: str, *scopes: str, password: str = PASSWORD, **fields: Any) -> httpx.Client:
         """A client that shows an API key of that account, made with its password."""
