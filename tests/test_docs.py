@@ -32,7 +32,7 @@ from errors import SettingRefused
 from fields import guarded
 from mayfly import envelope
 from metrics import REASONS, Metrics
-from server import open_vaults
+from server import open_accounts, open_vaults
 from storage import sql, sql_database, valkey_nodes
 from tests.requirements import require_program
 from tests.serving import PROJECT, Served
@@ -111,6 +111,7 @@ def home(served: Served, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("home")
     (folder / ".config" / "mayfly").mkdir(parents=True)
     (folder / ".config" / "mayfly" / "key.json").symlink_to(served.key_file)
+    (folder / ".config" / "mayfly" / "accounts.db").symlink_to(served.folder / "accounts.db")
     return folder
 
 
@@ -152,10 +153,13 @@ def test_every_route_is_documented_and_no_other(tmp_path: Path) -> None:
     keyfile.create(key_file)
     chosen = settings.Settings(key_file=key_file)
     vaults = open_vaults(chosen)
-    asks_nobody = Authentication(chosen, vaults[0].keys, Limits(0))
+    access = open_accounts(chosen, vaults[0].keys)
+    assert access
+    asked = Authentication(chosen, vaults[0].keys, Limits(0), access)
     scraped = Scrape(vaults, Metrics())
-    rules = build_app([Handlers(vault, chosen) for vault in vaults], asks_nobody, scraped).url_map.iter_rules()
+    rules = build_app([Handlers(vault, chosen) for vault in vaults], asked, scraped).url_map.iter_rules()
     served = {f"{method} {rule.rule}" for rule in rules for method in rule.methods or () if method not in ("HEAD", "OPTIONS")}
+    access.store.close()
     for vault in vaults:
         vault.store.close()
     documented = [row[0] for row in _table(HTTP_PAGE, "Routes", "route")]
@@ -182,8 +186,32 @@ def test_every_route_has_a_command() -> None:
         "POST /delete": r"-X POST .* http://127.0.0.1:8000/delete",
         "GET /static/<path:name>": r"http://127.0.0.1:8000/static/icon.svg",
         "GET /healthz": r"curl http://127.0.0.1:8000/healthz",
+        "GET /openapi.json": r"curl -s http://127.0.0.1:8000/openapi.json",
+        "GET /docs": r"curl -s -o /dev/null -w \S+ \S+ http://127.0.0.1:8000/docs\n",
         "GET /metrics": r"curl -s -o /dev/null -w \S+ http://127.0.0.1:8000/metrics\n",
         "GET /readyz": r"curl http://127.0.0.1:8000/readyz",
+        "GET /sign-in": r"curl -s -o /dev/null -w \S+ \S+ http://127.0.0.1:8000/sign-in\n",
+        "POST /sign-in": r"curl .*-c jar.txt --json .* http://127.0.0.1:8000/sign-in\n",
+        "POST /sign-out": r"-X POST http://127.0.0.1:8000/sign-out",
+        "GET /account": r"curl -s -b jar.txt http://127.0.0.1:8000/account ",
+        "POST /account/password": r"--json .* http://127.0.0.1:8000/account/password",
+        "POST /reset": r"email=\S+ http://127.0.0.1:8000/reset",
+        "GET /password/<token>": r"%\{http_code\}\\n' \"\$link\"",
+        "POST /password/<token>": r"password='a password of his own' \"\$link\"",
+        "GET /keys": r'curl -s -u "\$ana" http://127.0.0.1:8000/keys ',
+        "POST /keys": r"--json .* http://127.0.0.1:8000/keys\)",
+        "DELETE /keys/<key_id>": r'-X DELETE "http://127.0.0.1:8000/keys/\$id"',
+        "POST /keys/<key_id>": r'-d do=revoke "http://127.0.0.1:8000/keys/\$id"',
+        "POST /oauth/token": r"grant_type=client_credentials .*http://127.0.0.1:8000/oauth/token",
+        "GET /.well-known/jwks.json": r"curl -s http://127.0.0.1:8000/.well-known/jwks.json",
+        "GET /.well-known/oauth-authorization-server": r"curl -s http://127.0.0.1:8000/.well-known/oauth-authorization-server",
+        "GET /accounts": r'curl -s -u "\$ana" http://127.0.0.1:8000/accounts ',
+        "POST /accounts": r"--json .* http://127.0.0.1:8000/accounts\)",
+        "GET /accounts/<account_id>": r'curl -s -u "\$ana" "\$account"',
+        "PATCH /accounts/<account_id>": r'-X PATCH --json .* "\$account"',
+        "POST /accounts/<account_id>": r'-d do=disable "\$account"',
+        "DELETE /accounts/<account_id>": r'-X DELETE "\$account"',
+        "POST /accounts/<account_id>/password-link": r'-X POST "\$account/password-link"',
         "POST /guarded": r"curl --json .* http://127.0.0.1:8000/guarded\n",
         "POST /sealed": r"curl -s --json .* http://127.0.0.1:8000/sealed",
         "GET /sealed/<link_id>": r'curl "\$sealed"',
@@ -289,7 +317,10 @@ def test_sizes_are_documented_with_the_numbers_that_hold() -> None:
     quick = sum(rsgi._LANES[lane][0] for lane in ("passphrases", "long"))
     assert f"{quick} for passphrases and what is long" in rows["threads (granian)"]
     assert f"{sum(threads for threads, _ in rsgi._LANES.values())} more" in rows["threads (granian)"]
-    assert f"up to {sql_database.CONNECTIONS} for each vault, and for accounts, in each process" == rows["connections to PostgreSQL, MySQL, MariaDB"]
+    assert (
+        f"up to {sql_database.CONNECTIONS} for each vault, and for accounts, in each process"
+        == rows["connections to PostgreSQL, MySQL, MariaDB"]
+    )
     assert f"up to {valkey_nodes.SESSIONS} for" in rows["connections to Valkey"]
     assert f"{server.CONNECTIONS:,} clients" in rows["file descriptors"]
     assert f"{rsgi.BODIES_IN_FLIGHT_BYTES >> 20} MiB together" in rows["bodies on their way"]
@@ -330,7 +361,7 @@ def test_every_setting_is_documented_and_no_other() -> None:
 
 def test_settings_named_anywhere_exist() -> None:
     """No page names a MAYFLY_ variable that stops the start."""
-    known = {setting.name for setting in settings.TABLE} | {"MAYFLY_SERVER"}  # the client's
+    known = {setting.name for setting in settings.TABLE} | {"MAYFLY_SERVER", "MAYFLY_API_KEY"}  # the client's
     for page in [*PAGES, PROJECT / "CHANGELOG.md", PROJECT / "SECURITY.md", PROJECT / "docker-compose.yml", PROJECT / "Dockerfile"]:
         text = page.read_text().replace("MAYFLY_PROT", "")  # the slip that settings.md shows
         assert set(re.findall(r"\bMAYFLY_[A-Z_]*[A-Z]", text)) <= known, page
