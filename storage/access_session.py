@@ -62,5 +62,5 @@ def is_text(value: object) -> bool:
 
 
 def text_of(value: str | bytes) -> str:
-    """The text of a column: MySQL keeps it as bytes."""
-    return value if isinstance(value, str) else value.decode()
+    """The text of a column: MySQL keeps it as bytes. What is no UTF-8, somebody else wrote: it must be found, and stop nothing."""
+    return value if isinstance(value, str) else value.decode(errors="backslashreplace")

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from errors import StartRefused, StoreFailed
 from records import Millis
 from storage.access_schema import ACCESS, SQLITE, Schema
+from storage.access_session import text_of
 from storage.sqlite_file import configure, turn_to_open
 
 _T = TypeVar("_T")
@@ -59,6 +60,7 @@ class AccessFile:
 
     def _open(self) -> sqlite3.Connection:
         db = sqlite3.connect(self._path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+        db.text_factory = text_of
         try:
             (owner,) = db.execute("PRAGMA application_id").fetchone()
             (tables,) = db.execute("SELECT count(*) FROM sqlite_schema").fetchone()

@@ -259,6 +259,12 @@ def test_what_moves_from_one_column_to_the_next_is_found(copied: Filled) -> None
     assert copied.place.faults() == ("entry 70 is not as it was written",)
 
 
+def test_bytes_that_are_no_text_are_found(copied: Filled) -> None:
+    """One flipped bit may make them so: they must not keep the rest from being read."""
+    copied.place.tamper("UPDATE mayfly_entries SET email = CAST(x'e16e61' AS TEXT) WHERE number = 70")
+    assert copied.place.faults() == ("entry 70 is not as it was written",)
+
+
 def test_one_dropped_is_found(copied: Filled) -> None:
     number = copied.count // 2 + 7
     copied.place.tamper(f"DELETE FROM mayfly_entries WHERE number = {number}")
