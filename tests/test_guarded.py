@@ -14,11 +14,13 @@ from typing import Any
 
 import httpx
 import pytest
+from axe_playwright_python.base import AXE_FILE_PATH
 
 from access.credentials import KEY_PREFIX, digest_of
 from database import open_access
 from records import EVERY_ACCOUNT, Account, AccountId, ApiKey, Millis, Role
 from settings import Settings
+from tests.browser import chromium
 from tests.serving import CreatedMessage, Served
 from tests.test_canaries import Canaries, log_with
 
@@ -137,6 +139,19 @@ def test_record_on_a_page_marks_what_is_masked(people: People) -> None:
     nothing = people.ask(people.cook, "GET", people.record().path, "text/html").text
     assert "Nothing in it is meant for you" in nothing
     assert "card" not in nothing
+
+
+def test_axe_finds_nothing_on_the_page_of_a_record(people: People) -> None:
+    """For who sees part of it, and for who sees none, in a browser."""
+    path = people.record().path
+    with chromium() as browser:
+        for who in (people.supporter, people.cook):
+            context = browser.new_context(base_url=people.served.url, extra_http_headers=who, bypass_csp=True)
+            page = context.new_page()
+            page.goto(path)
+            page.add_script_tag(path=AXE_FILE_PATH)
+            assert page.evaluate("axe.run().then(found => found.violations.map(one => one.id))") == []
+            context.close()
 
 
 HOSTILE = ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "{{ 7 * 7 }}", "%(x)s &amp; &lt;", "javascript:alert(1)"]
