@@ -243,6 +243,7 @@ def walk_plain(served: Served, page: Page) -> Iterator[str]:
     yield from _opening(served, page)
     yield from _receipts(served, page)
     yield from _admin(served, page)
+    yield from _description(page)
     yield from _errors(served, page)
 
 
@@ -313,6 +314,13 @@ def _admin(served: Served, page: Page) -> Iterator[str]:
     press(page, "button[value=purge]")
     yield "admin-purged"
     press(page, "button[value=sign-out]")
+
+
+def _description(page: Page) -> Iterator[str]:
+    page.goto("/docs")
+    yield "docs"
+    page.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
+    yield "docs-open"
 
 
 def _errors(served: Served, page: Page) -> Iterator[str]:

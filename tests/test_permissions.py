@@ -107,6 +107,8 @@ NEED_OF = {
     "POST /oauth/token": "anyone",
     "GET /.well-known/jwks.json": "anyone",
     "GET /.well-known/oauth-authorization-server": "anyone",
+    "GET /openapi.json": "anyone",
+    "GET /docs": "anyone",
     "GET /static/<path:name>": "anyone",
     "GET /healthz": "anyone",
     "GET /readyz": "anyone",

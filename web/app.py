@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from flask import Flask, Response
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
@@ -19,6 +20,7 @@ from web.audit import AuditPage
 from web.authentication import NEEDS, Authentication
 from web.handlers import Handlers, Probes
 from web.oauth import OAuth
+from web.openapi import Description
 from web.scrape import Scrape
 from web.sign_in import SignIn
 
@@ -43,10 +45,12 @@ def build_app(vaults: Sequence[Handlers], authentication: Authentication, scrape
     app.register_blueprint(routes.admin_blueprint(Admin(every, authentication), authentication))
     if authentication.access:
         _register_accounts(app, authentication, authentication.access)
+    description = Description(lambda: declared_in(app), authentication)
+    app.register_blueprint(routes.description_blueprint(description, authentication))
     app.register_blueprint(routes.static_blueprint(_static_files(), authentication))
-    for rule in app.url_map.iter_rules():
-        if getattr(app.view_functions[rule.endpoint], "needs", None) not in NEEDS:
-            raise LookupError(f"{rule.rule} does not say what it needs of who asks")
+    for route, need in declared_in(app).items():
+        if need not in NEEDS:
+            raise LookupError(f"{route} does not say what it needs of who asks")
 
     @app.errorhandler(HTTPException)
     def tell(error: HTTPException) -> Response:
@@ -55,6 +59,15 @@ def build_app(vaults: Sequence[Handlers], authentication: Authentication, scrape
     # Everything that is raised reaches the gate, which tells it.
     app.config["PROPAGATE_EXCEPTIONS"] = True
     return app
+
+
+def declared_in(app: Flask) -> dict[str, Any]:
+    """The whole URL map: `METHOD /rule`, and what each needs of who asks."""
+    return {
+        f"{method} {rule.rule}": getattr(app.view_functions[rule.endpoint], "needs", None)
+        for rule in app.url_map.iter_rules()
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
+    }
 
 
 def _register_accounts(app: Flask, authentication: Authentication, access: Access) -> None:

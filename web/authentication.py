@@ -65,7 +65,7 @@ class Authentication:
         self.limits = limits
         self.keys = keys
         self.public_url = settings.public_url
-        self._anyone_creates = settings.create == "anyone"
+        self.anyone_creates = settings.create == "anyone"
         self._audit_open = settings.audit_open
         self._metrics_token = settings.metrics_token
 
@@ -76,7 +76,7 @@ class Authentication:
         MetricsTokenRequired, Unavailable.
         """
         if need == "create":
-            need = "anyone" if self._anyone_creates else "messages:create"
+            need = "anyone" if self.anyone_creates else "messages:create"
         if need == "anyone":
             return self._whoever(environ)
         if need == "metrics token":

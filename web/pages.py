@@ -177,6 +177,11 @@ def error(wanted: Wanted, status: int, title: str, detail: str) -> bytes:
     return _render("error.html", wanted, status=status, title=title, detail=detail)
 
 
+def docs(wanted: Wanted, groups: Sequence[object], any_request: Mapping[str, str]) -> bytes:
+    """Every route, in groups (`web.description.page`); `any_request` is what each of them can be refused by."""
+    return _render("docs.html", wanted, groups=groups, any_request=any_request)
+
+
 # Accounts
 
 

@@ -18,7 +18,7 @@ def vault_of(path: str) -> VaultName | None:
 
 _ROUTES = frozenset(
     (
-        *("/", "/guarded", "/sealed", "/admin", "/delete", "/healthz", "/readyz", "/metrics"),
+        *("/", "/guarded", "/sealed", "/admin", "/delete", "/docs", "/openapi.json", "/healthz", "/readyz", "/metrics"),
         *("/sign-in", "/sign-out", "/reset", "/account", "/account/password", "/accounts", "/keys", "/audit", "/oauth/token"),
         *("/.well-known/jwks.json", "/.well-known/oauth-authorization-server"),
     )

@@ -19,6 +19,7 @@ from web.gate import Environ, headers_of
 from web.handlers import Handler, Handlers, Probes
 from web.negotiation import wanted_by
 from web.oauth import OAuth
+from web.openapi import Description
 from web.paths import CREATE, MESSAGE, RECEIPT
 from web.scrape import Scrape
 from web.sign_in import SignIn, ask_to_sign_in
@@ -142,6 +143,14 @@ def audit_blueprint(page: AuditPage, authentication: Authentication) -> Blueprin
     """`/audit`"""
     routes = Routes("audit", authentication)
     routes.add("/audit", "GET", page.audit, "audit:read")
+    return routes.blueprint
+
+
+def description_blueprint(description: Description, authentication: Authentication) -> Blueprint:
+    """`/openapi.json` and `/docs`."""
+    routes = Routes("description", authentication)
+    routes.add("/openapi.json", "GET", description.openapi, "anyone")
+    routes.add("/docs", "GET", description.docs, "anyone")
     return routes.blueprint
 
 
