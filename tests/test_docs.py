@@ -205,6 +205,7 @@ def test_every_route_has_a_command() -> None:
         "POST /oauth/token": r"grant_type=client_credentials .*http://127.0.0.1:8000/oauth/token",
         "GET /.well-known/jwks.json": r"curl -s http://127.0.0.1:8000/.well-known/jwks.json",
         "GET /.well-known/oauth-authorization-server": r"curl -s http://127.0.0.1:8000/.well-known/oauth-authorization-server",
+        "GET /audit": r"curl -s -u \S+ 'http://127.0.0.1:8000/audit\?",
         "GET /accounts": r'curl -s -u "\$ana" http://127.0.0.1:8000/accounts ',
         "POST /accounts": r"--json .* http://127.0.0.1:8000/accounts\)",
         "GET /accounts/<account_id>": r'curl -s -u "\$ana" "\$account"',

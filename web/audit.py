@@ -23,6 +23,7 @@ from web.negotiation import wanted_by
 LINES = "application/x-ndjson"
 """JSON lines: one JSON object a line."""
 
+_LINE = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 _DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _MOMENT = re.compile(rf"{_DAY.pattern}T[0-9]{{2}}:[0-9]{{2}}:[0-9]{{2}}Z")
 _FIRST, _LAST = Millis(-(1 << 62)), Millis(1 << 62)
@@ -85,7 +86,7 @@ class AuditPage:
         found = self._audit.look(actor_of(environ), _filters(values), since, until, values["before"], most)
         entries = [document(entry) for entry in found.entries]
         if values["as"] == "lines" or wanted.kind == "text":
-            return Answer(200, LINES, b"".join(json.dumps(entry).encode() + b"\n" for entry in entries))
+            return Answer(200, LINES, b"".join(_LINE.encode(entry).encode() + b"\n" for entry in entries))
         last = [document(entry) for entry in found.last_accesses]
         before = found.entries[-1].number if len(entries) == most else None
         if wanted.kind == "json":
