@@ -42,7 +42,7 @@ class _Request(OAuth2Request):  # type: ignore[misc]
     """A request whose way here has been found safe already: Authlib would look at its scheme."""
 
     def __init__(self, authorization: str, form: Mapping[str, str]) -> None:
-        super().__init__("POST", "https://mayfly/oauth/token", headers={"Authorization": authorization})
+        super().__init__(method="POST", uri="https://mayfly/oauth/token", headers={"Authorization": authorization})
         self.payload = BasicOAuth2Payload(form)
 
     @property
