@@ -25,7 +25,6 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 import crypto
 import keyfile
 from access.oauth import SigningKeys
-from access.oauth import SigningKeys
 from access.sealing import reseal
 from audit import MAX_FAULTS, Audit, kept_address
 from audit.chain import Keys, read_statements
@@ -35,6 +34,7 @@ from keyfile import KeyFile
 from records import Account, AccountId, Actor, Event, Millis, Role, RowId
 from scheduler import Housekeeping
 from settings import Settings
+from tests.access_stores import new_access_place
 from tests.requirements import require_program
 from tests.serving import PROJECT
 from tests.stores import NOW, SetClock, race
@@ -622,6 +622,31 @@ def test_nodes_that_start_at_once_agree_on_the_secret_and_write_one_chain(place:
     race(*map(write, nodes))
     verdict = place.audit().verify()
     assert (verdict.entries, verdict.faults) == (120, ())
+
+
+@pytest.mark.parametrize("engine", ["postgresql", "mariadb"])
+def test_nodes_on_a_database_server_write_one_chain_too(engine: str, tmp_path: Path) -> None:
+    """And retention, heads and a change are what they are in a file."""
+    keyfile.create(tmp_path / "key.json")
+    clock, shared = SetClock(), new_access_place(engine, tmp_path)
+    try:
+        nodes = [Audit(shared.open(clock), KeyFile(tmp_path / "key.json")) for _ in range(2)]
+
+        def write(node: Audit) -> Callable[[], object]:
+            return lambda: [node.write(OPENED) for _ in range(15)]
+
+        race(*map(write, nodes * 2))
+        clock.advance(40 * DAY)
+        race(*map(write, nodes))
+        head = nodes[0].sign_head()
+        assert head
+        assert nodes[1].drop(39) == 60
+        verdict = nodes[1].verify([head])
+        assert (verdict.entries, verdict.faults) == (30, ())
+        shared.run("UPDATE mayfly_entries SET outcome = 'refused' WHERE number = 70")
+        assert nodes[0].verify([head]).faults == ("entry 70 is not as it was written",)
+    finally:
+        shared.close()
 
 
 WRITER = """
