@@ -17,6 +17,8 @@
     ├── NothingThere            an account, a key or a link to set a password that is not there
     ├── Taken                   an account with that e-mail address is there already
     ├── LastAdmin               nobody would be left who may look after accounts
+    ├── NoAuthority             no certificate can be issued: there is no authority, or it has ended
+    ├── WrongState              a certificate is revoked, followed by another, or inactive, and this cannot be done to it
     ├── MethodRefused           the address exists, the method is not for it
     │   └── OpeningRequired       the message opens by POST only
     ├── TickRequired            a form wants to open without its deliberate tick
@@ -154,6 +156,17 @@ class LastAdmin(MayflyError):
 
     def __init__(self) -> None:
         super().__init__("This is the last admin who can sign in. Make another account an admin first.")
+
+
+class NoAuthority(MayflyError):
+    """No certificate can be issued: there is no authority, or it has ended."""
+
+    def __init__(self) -> None:
+        super().__init__("This server has no authority for certificates, or it has ended. Its operator makes one: ca init.")
+
+
+class WrongState(MayflyError):
+    """A certificate is revoked, followed by another, or inactive, so that this cannot be done to it."""
 
 
 class MethodRefused(MayflyError):

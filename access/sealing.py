@@ -1,11 +1,11 @@
-"""The secrets of this server (what signs tokens, the audit's), kept under the current key when keys are rotated."""
+"""The secrets of this server (what signs tokens, certificates, the audit), kept under the current key when keys are rotated."""
 
 from __future__ import annotations
 
 import logging
 
 from crypto import key_id_of, seal_secret, unseal_secret
-from database import AccessStore
+from database import SecretStore
 from errors import Damaged, KeyMissing, MayflyError
 from keyfile import KeyFile
 from records import Sealed
@@ -13,7 +13,7 @@ from records import Sealed
 _log = logging.getLogger("mayfly.keys")
 
 
-def reseal(store: AccessStore, keys: KeyFile) -> None:
+def reseal(store: SecretStore, keys: KeyFile) -> None:
     """Seal every secret under the current key. Raises StoreFailed; the first KeyMissing or Damaged, when all others are done."""
     lost: MayflyError | None = None
     for name, (_, sealed) in store.secrets("").items():

@@ -31,6 +31,7 @@ _KEYWORDS: dict[str, tuple[int, ...] | None] = {
     **dict.fromkeys(["ngettext", "count"], (1, 2)),
     # Errors: their texts stand where they are raised, or in their own __init__.
     **dict.fromkeys(["__init__", "BodyRefused", "BodyTooLarge", "UnsupportedBody", "MethodRefused", "Unavailable"], None),
+    "WrongState": None,
     "FieldRefused": (2,),
 }
 

@@ -42,6 +42,8 @@ TABLE: tuple[tuple[type[MayflyError], int, str], ...] = (
     (errors.SecureRequired, 403, N_("Not over http")),
     (errors.Taken, 409, N_("Taken")),
     (errors.LastAdmin, 409, N_("The last admin")),
+    (errors.NoAuthority, 409, N_("No authority")),
+    (errors.WrongState, 409, N_("Not as it is now")),
     (errors.ForgedRequest, 403, N_("Not from this page")),
     (errors.LimitReached, 429, N_("Too often")),
     (errors.Damaged, 500, N_("Damaged")),
