@@ -23,7 +23,6 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 import crypto
 from audit.chain import FIRST_MAC, Keys, Statement, Walk, read_statements
-from crypto import key_id_of
 from database import AccessStore
 from errors import AuditFailed, Damaged, StoreFailed, Unavailable
 from keyfile import KeyFile
@@ -145,7 +144,7 @@ class Audit:
     def drop(self, days: int) -> int:
         """Drop the entries that are older than `days`, and how many these were.
 
-        Raises Damaged, and drops nothing, when one of them is not as it was written: no fault is made away with by its age.
+        Raises Damaged, and drops neither it nor what follows, when one is not as it was written: no fault goes by its age.
         """
         dropped, now = 0, self._store.now()
         while some := self._drop_some(now, Millis(now - days * _DAY)):
@@ -260,7 +259,7 @@ class Audit:
                 if begun:
                     raise Damaged
                 return None
-            ring = self._key_file.ring_with(key_id_of(Sealed(sealed)))
+            ring = self._key_file.ring_with(crypto.key_id_of(Sealed(sealed)))
             self._known_keys = Keys.of(crypto.unseal_secret(ring, _SECRET, sealed))
         return self._known_keys
 
