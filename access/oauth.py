@@ -186,7 +186,7 @@ class Tokens:
                 name: {"essential": True} for name in ("exp", "iat", "sub", "client_id", "jti", "scope")
             }
             own: dict[str, jwt.ClaimsOption] = {name: {"essential": True, "value": issuer} for name in ("iss", "aud")}
-            jwt.JWTClaimsRegistry(self.store.now() // 1000, **essential, **own).validate(token.claims)
+            jwt.JWTClaimsRegistry(self.store.now() // 1000, 0, **essential, **own).validate(token.claims)
         except (JoseError, ValueError, AttributeError, TypeError):
             raise WrongCredentials from None
         return self._actor(token.claims, address)

@@ -19,6 +19,9 @@ from access.credentials import digest_of
 from access.oauth import AUTHENTICATION_METHODS, GRANT_TYPE, TOKEN_SECONDS, Granted, Tokens
 from records import SCOPES, Account, Actor, ApiKey, Event
 
+_ASKED = ("POST", "https://mayfly/oauth/token")
+"""Method and address of what gets here."""
+
 logging.getLogger("authlib").setLevel(logging.INFO)  # what it logs for debugging holds tokens
 
 
@@ -42,7 +45,7 @@ class _Request(OAuth2Request):  # type: ignore[misc]
     """A request whose way here has been found safe already: Authlib would look at its scheme."""
 
     def __init__(self, authorization: str, form: Mapping[str, str]) -> None:
-        super().__init__(method="POST", uri="https://mayfly/oauth/token", headers={"Authorization": authorization})
+        super().__init__(*_ASKED, headers={"Authorization": authorization})
         self.payload = BasicOAuth2Payload(form)
 
     @property
