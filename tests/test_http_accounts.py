@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -165,3 +167,20 @@ def test_admin_page_and_script_take_an_admins_account(admin: httpx.Client, serve
         with served.with_key(ADMIN, scope) as program:
             assert program.post("/delete").status_code == status
     assert admin.post("/delete").status_code == 401, "a cookie rides along with forged requests"
+
+
+def test_creating_takes_an_account_where_the_operator_says_so(tmp_path: Path, express: str) -> None:
+    """Reading by link stays anonymous in the open vault."""
+    with Served(tmp_path, MAYFLY_CREATE="accounts") as served:
+        served.add_account(ADMIN)
+        for path in ("/", "/guarded"):
+            plain: dict[str, Any] = {"content": "hi", "headers": {"Content-Type": "text/plain"}}
+            for body in ({"json": {"message": "hi"}}, {"data": {"message": "hi"}}, plain):
+                assert served.http.post(path, **body).status_code == 401
+        assert served.http.get("/", headers=HTML).status_code == 401
+        with served.with_key(ADMIN, "messages:create") as program:
+            made = program.post("/", json={"message": "hello"})
+            assert made.status_code == 201
+        with served.with_key(ADMIN, "messages:read") as program:
+            assert program.post("/", json={"message": "hello"}).status_code == 403
+        assert served.http.get(made.headers["Location"]).text == "hello"
