@@ -174,6 +174,7 @@ def test_every_route_has_a_command() -> None:
     )
     patterns = {
         "GET /": r"curl -s -o /dev/null -w \S+ \S+ http://127.0.0.1:8000/\n",
+        "GET /guarded": r"curl -s -o /dev/null -w \S+ \S+ http://127.0.0.1:8000/guarded\n",
         "POST /": r"curl --data-urlencode message=\S+ .*http://127.0.0.1:8000/\n",
         "GET /message/<link_id>": r'curl "\$link"',
         "POST /message/<link_id>": r'curl -X POST "\$link"',
@@ -198,6 +199,7 @@ def test_every_route_has_a_command() -> None:
         "POST /reset": r"email=\S+ http://127.0.0.1:8000/reset",
         "GET /password/<token>": r"%\{http_code\}\\n' \"\$link\"",
         "POST /password/<token>": r"password='a password of his own' \"\$link\"",
+        "GET /admin/keys": r'curl -s -u "\$ana" http://127.0.0.1:8000/admin/keys ',
         "GET /keys": r'curl -s -u "\$ana" http://127.0.0.1:8000/keys ',
         "POST /keys": r"--json .* http://127.0.0.1:8000/keys\)",
         "DELETE /keys/<key_id>": r'-X DELETE "http://127.0.0.1:8000/keys/\$id"',

@@ -100,6 +100,7 @@ NEED_OF = {
     "DELETE /accounts/<account_id>": "accounts:manage",
     "POST /accounts/<account_id>/password-link": "accounts:manage",
     "GET /audit": "audit:read",
+    "GET /admin/keys": "accounts:manage",
     "GET /keys": "password",
     "POST /keys": "password",
     "POST /keys/<key_id>": "password",

@@ -85,7 +85,9 @@ class Admin:
         return answers.deleted(int(take_down(self._vaults, link, actor_of(environ))))
 
     def _page(self, environ: Environ, done: str | None = None) -> Answer:
-        return Answer(200, HTML, pages.admin(wanted_by(environ), _stores(self._vaults), self._form_token(environ), done))
+        by_token = actor_of(environ).way == "admin token"
+        page = pages.admin(wanted_by(environ), _stores(self._vaults), self._form_token(environ), by_token, done)
+        return Answer(200, HTML, page)
 
     def _form(self, environ: Environ) -> dict[str, str]:
         body = body_of(environ)

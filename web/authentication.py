@@ -32,6 +32,7 @@ from web.cookies import read_cookie, require_own_page
 from web.gate import Environ, host_name, own_origin
 from web.limits import Limits
 from web.paths import vault_of
+from web.visitor import ACTOR, SESSION_COOKIE
 
 Need = Literal["anyone", "account", "password", "create", "admin page", "admin token", "metrics token"] | Scope
 """What a route needs of who asks for it.
@@ -43,10 +44,8 @@ the header. A scope: somebody who has it.
 """
 NEEDS: frozenset[str] = frozenset(name for part in get_args(Need) for name in (get_args(part) or (part,)))
 
-ACTOR = "mayfly.actor"
-SESSION_COOKIE = ("mayfly-session", "__Host-mayfly")
 ADMIN_COOKIE = ("mayfly-admin", "__Host-mayfly-admin")
-"""The names of a cookie where browsers come by http, and by https."""
+"""The names of the admin page's cookie where browsers come by http, and by https."""
 ADMIN_SESSION_SECONDS = 30 * 60
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import errors
 from drafts import DOCUMENT_FIELDS, FIELDS, GUARDED_FIELDS
@@ -10,7 +13,7 @@ from errors import LimitReached, MayflyError, MethodRefused, Unavailable, WrongP
 from web import pages
 from web.answers import HTML, TEXT, Answer, waiting
 from web.languages import N_
-from web.negotiation import Wanted
+from web.negotiation import Wanted, wanted_by
 
 PROBLEM_JSON = "application/problem+json"
 REASON = "mayfly.reason"
@@ -53,6 +56,20 @@ TABLE: tuple[tuple[type[MayflyError], int, str], ...] = (
 # Any other name may be a piece of a message whose form was not encoded.
 _TELLABLE_FIELDS = FIELDS | DOCUMENT_FIELDS | GUARDED_FIELDS | {"open", "idempotency_key", "Idempotency-Key", "link"}
 
+_ON_FORM: dict[type[MayflyError], tuple[str, str]] = {
+    errors.Taken: ("email", N_("There is an account with that e-mail address already.")),
+    errors.WrongCredentials: ("old", N_("That is not the password you have.")),
+}
+"""Beside which field it is said on a form, and how."""
+_LABELS = {
+    "email": N_("E-mail address"),
+    "first_name": N_("First name"),
+    "last_name": N_("Last name"),
+    "roles": N_("Roles"),
+    "name": N_("What it is for"),
+}
+"""What the fields of forms are called there."""
+
 
 class Unexpected(Unavailable):
     """A fault in Mayfly itself. What happened stands in the log, never in the answer."""
@@ -92,6 +109,18 @@ def answer(error: MayflyError, wanted: Wanted) -> Answer:
     if isinstance(error, errors.FieldRefused) and error.field in _TELLABLE_FIELDS:
         problem["field"] = error.field
     return Answer(status, PROBLEM_JSON, json.dumps(problem).encode(), headers)
+
+
+def answer_on_form(refusal: MayflyError, environ: dict[str, Any], page: Callable[[pages.Problem], bytes]) -> Answer:
+    """The error on the page of the form that was refused: beside its field, in the words of the form."""
+    environ[REASON] = reason_of(refusal)
+    wanted = wanted_by(environ)
+    field, text = _ON_FORM.get(type(refusal), ("", refusal.text))
+    if isinstance(refusal, errors.FieldRefused):
+        field = refusal.field
+    values = refusal.values | ({"name": wanted.language.say(_LABELS[field])} if field in _LABELS else {})
+    problem = pages.Problem(wanted.language.say(text, **values), field)
+    return replace(answer(refusal, wanted), body=page(problem))
 
 
 def _headers(error: MayflyError, status: int) -> tuple[tuple[str, str], ...]:

@@ -33,7 +33,7 @@ from errors import (
 )
 from logs import log_fault
 from metrics import Metrics, method_of
-from settings import Settings
+from settings import OFF, Settings
 from storage.deadline import one_request
 from web.answers import HTML, JSON, TEXT, Answer
 from web.errors import PROBLEM_JSON, REASON, Unexpected, reason_of
@@ -41,6 +41,7 @@ from web.errors import answer as answer_error
 from web.limits import Limits
 from web.negotiation import wanted_by
 from web.paths import CREATE_PATHS, route_of, vault_of
+from web.visitor import OFFERS
 
 Environ = dict[str, Any]
 StartResponse = Callable[..., Any]
@@ -120,6 +121,8 @@ class Gate:
         self._max_body_bytes = settings.max_body_bytes
         self._one_process_only = settings.one_process_only
         self._on_network = bool(settings.on_network) or settings.accounts_on_network
+        has_accounts = settings.accounts_database_url != OFF
+        self._offers = frozenset(("accounts",) * has_accounts + ("guarded",) * ("guarded" in settings.databases))
         self._turns_away = False
 
     def turn_away(self) -> None:
@@ -128,6 +131,7 @@ class Gate:
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         began = environ.get(BEGAN) or time.perf_counter()
+        environ[OFFERS] = self._offers
         if self._on_network:
             # Who waited for a passphrase did not wait for a database.
             with one_request(time.perf_counter() - began if environ.get(WAITING_COUNTS) else 0.0):

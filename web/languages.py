@@ -58,6 +58,10 @@ class Language:
         """`5 minutes`: a time in whole units."""
         return format_timedelta(timedelta(seconds=seconds), granularity=unit, threshold=seconds, locale=self.locale)
 
+    def about(self, duration: Millis) -> str:
+        """`3 minutes`: a time, roughly, in the largest unit that fits."""
+        return format_timedelta(timedelta(milliseconds=duration), locale=self.locale)
+
     def size(self, count: int) -> str:
         """A number of bytes: `16 KiB`, `1.5 MiB`. Rounded down, so that no limit is told as more than it is."""
         for power, unit in ((4, "TiB"), (3, "GiB"), (2, "MiB"), (1, "KiB")):

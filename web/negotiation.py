@@ -10,6 +10,7 @@ from werkzeug.datastructures import MIMEAccept
 from werkzeug.http import parse_accept_header
 
 from web.languages import Language, language_for
+from web.visitor import NOBODY, Visitor, visitor_of
 
 Kind = Literal["html", "json", "text"]
 
@@ -24,11 +25,15 @@ _OFFERS: dict[str, Kind] = {
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """How to answer a request. `chosen`: the address names the language, and the page's links and forms keep it there."""
+    """How to answer a request. `chosen`: the address names the language, and the page's links and forms keep it there.
+
+    `visitor` is who will look at a page.
+    """
 
     kind: Kind
     language: Language
     chosen: bool
+    visitor: Visitor = NOBODY
 
     @property
     def lang_query(self) -> str:
@@ -39,7 +44,8 @@ class Wanted:
 def wanted_by(environ: dict[str, Any]) -> Wanted:
     """How the client of a request wants to be answered."""
     language, chosen = language_for(environ)
-    return Wanted(_kind_for(environ), language, chosen)
+    kind = _kind_for(environ)
+    return Wanted(kind, language, chosen, visitor_of(environ) if kind == "html" else NOBODY)
 
 
 def _kind_for(environ: dict[str, Any]) -> Kind:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache, lru_cache
 from pathlib import Path
@@ -18,6 +19,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from audit import ACTIONS, OUTCOMES
+from keyfile import DROP_AFTER
 from records import (
     MAX_LIFETIME_SECONDS,
     MAX_VIEWS,
@@ -38,6 +40,7 @@ from sanitize import MAX_MARKDOWN_BYTES
 from web.languages import LANGUAGES, Language
 from web.negotiation import Wanted
 from web.paths import CREATE
+from web.visitor import NOBODY
 
 _HERE = Path(__file__).resolve().parent
 LIFETIMES: tuple[tuple[int, Literal["minute", "hour", "day"]], ...] = (
@@ -48,6 +51,8 @@ LIFETIMES: tuple[tuple[int, Literal["minute", "hour", "day"]], ...] = (
     (MAX_LIFETIME_SECONDS, "day"),
 )
 """What the page offers: seconds, and the unit to say them in."""
+KEY_DAYS = (7, 30, 90, 366)
+"""For how many days the page offers to make an API key."""
 
 
 def _verbatim(text: str) -> Markup:
@@ -88,9 +93,10 @@ def _environment(language: Language) -> Environment:
 
     # What Jinja has for `_` looks every text up, wraps and formats it anew: a seventh of a page.
     environment.globals["_"] = say
-    environment.filters.update(verbatim=_verbatim, moment=moment, size=language.size)
+    environment.filters.update(verbatim=_verbatim, moment=moment, about=language.about, size=language.size)
     environment.globals.update(
         stylesheet=_STYLESHEET,
+        all_scopes=SCOPES,
         language=language,
         languages=tuple(LANGUAGES.values()),
         plural_categories=language.plural_categories(),
@@ -103,7 +109,7 @@ def _environment(language: Language) -> Environment:
 def _render(name: str, wanted: Wanted, once: bool = False, **values: Any) -> bytes:
     """`once` marks a page that no address shows again: choosing another language must not lose it."""
     template = _environment(wanted.language).get_template(name)
-    return template.render(once=once, lang_query=wanted.lang_query, **values).encode()
+    return template.render(once=once, lang_query=wanted.lang_query, visitor=wanted.visitor, **values).encode()
 
 
 def write(wanted: Wanted, vault: VaultName, elsewhere: Sequence[VaultName], max_message_bytes: int, durability: str) -> bytes:
@@ -167,9 +173,9 @@ class Store(NamedTuple):
     counts: Counts | None
 
 
-def admin(wanted: Wanted, stores: Sequence[Store], form_token: str, done: str | None = None) -> bytes:
-    """Counts and the purge; `done` says what the last form did."""
-    return _render("admin.html", wanted, stores=stores, form_token=form_token, done=done)
+def admin(wanted: Wanted, stores: Sequence[Store], form_token: str, by_token: bool, done: str | None = None) -> bytes:
+    """Counts and the purge; `done` says what the last form did. `by_token`: by the admin token, which has a session of its own."""
+    return _render("admin.html", wanted, stores=stores, form_token=form_token, by_token=by_token, done=done)
 
 
 def error(wanted: Wanted, status: int, title: str, detail: str) -> bytes:
@@ -185,35 +191,112 @@ def docs(wanted: Wanted, groups: Sequence[object], any_request: Mapping[str, str
 # Accounts
 
 
-def account_sign_in(wanted: Wanted, next_: str, problem: str | None = None, done: str | None = None) -> bytes:
-    """The door for people with an account; `next_` is where it leads."""
-    return _render("account_sign_in.html", wanted, next=next_, problem=problem, done=done)
+class Problem(NamedTuple):
+    """Why a form was refused, and beside which of its fields that is said: of the whole form if `field` is none of its own."""
+
+    text: str
+    field: str = ""
 
 
-def own_account(wanted: Wanted, actor: Actor, problem: str | None = None, done: str | None = None) -> bytes:
+def account_sign_in(wanted: Wanted, next_: str, problem: str | None = None, done: str | None = None, email: str = "") -> bytes:
+    """The door for people with an account; `next_` is where it leads, `email` what was typed before."""
+    return _render("account_sign_in.html", replace(wanted, visitor=NOBODY), next=next_, problem=problem, done=done, email=email)
+
+
+def come_back(wanted: Wanted, path: str) -> bytes:
+    """For who followed another site's link: it goes to the same address again."""
+    return _render("come_back.html", wanted, path=path)
+
+
+def own_account(wanted: Wanted, actor: Actor, problem: Problem | None = None, done: str | None = None) -> bytes:
     """Who is signed in, and their password."""
     return _render("own_account.html", wanted, actor=actor, account=actor.account, problem=problem, done=done)
 
 
-def password(wanted: Wanted, email: str, problem: str | None = None) -> bytes:
+def password(wanted: Wanted, email: str, problem: Problem | None = None) -> bytes:
     """To set a password by a link."""
     return _render("password.html", wanted, email=email, problem=problem)
 
 
-def accounts(wanted: Wanted, found: Sequence[Account], link: str | None = None) -> bytes:
-    """All accounts; `link` is one to set the password of an account that was just made."""
-    return _render("accounts.html", wanted, once=link is not None, accounts=found, link=link)
+def accounts(
+    wanted: Wanted, found: Sequence[Account], done: str | None = None, problem: Problem | None = None, given: Mapping[str, Any] = {}
+) -> bytes:
+    """All accounts; `given` is what the form to make one was sent with, if it was refused."""
+    return _render("accounts.html", wanted, accounts=found, done=done, problem=problem, given=given)
 
 
-def account(wanted: Wanted, found: Account, link: str | None = None) -> bytes:
-    """One account; `link` is one to set its password that was just made."""
-    return _render("account.html", wanted, once=link is not None, account=found, link=link)
+def account(
+    wanted: Wanted,
+    found: Account,
+    link: str | None = None,
+    done: str | None = None,
+    problem: Problem | None = None,
+    given: Mapping[str, Any] = {},
+) -> bytes:
+    """One account; `link` is one to set its password that was just made, `given` what the form was sent with if it was refused."""
+    values = {
+        "email": found.email,
+        "first_name": found.first_name,
+        "last_name": found.last_name,
+        "roles": " ".join(sorted(found.roles)),
+    }
+    return _render(
+        "account.html",
+        wanted,
+        once=link is not None,
+        account=found,
+        link=link,
+        done=done,
+        problem=problem,
+        given={**values, **given},
+    )
 
 
-def keys(wanted: Wanted, found: Sequence[ApiKey], actor: Actor, new: str | None = None) -> bytes:
+def keys(
+    wanted: Wanted,
+    found: Sequence[ApiKey],
+    actor: Actor,
+    now: Millis,
+    new: str | None = None,
+    done: str | None = None,
+    problem: Problem | None = None,
+    given: Mapping[str, Any] = {},
+) -> bytes:
     """Somebody's API keys; `new` is one that was just made, shown this once."""
-    scopes = [scope for scope in SCOPES if scope in actor.scopes]
-    return _render("keys.html", wanted, once=new is not None, keys=found, scopes=scopes, new=new)
+    days = [(number * 24 * 3600, wanted.language.duration(number * 24 * 3600, "day")) for number in KEY_DAYS]
+    may = [scope for scope in SCOPES if scope in actor.scopes]
+    return _render(
+        "keys.html",
+        wanted,
+        once=new is not None,
+        keys=found,
+        now=now,
+        may=may,
+        days=days,
+        new=new,
+        done=done,
+        problem=problem,
+        given=given,
+    )
+
+
+def keys_in_use(
+    wanted: Wanted,
+    found: Sequence[tuple[ApiKey, Account]],
+    encryption_keys: Sequence[tuple[str, Millis | None]],
+    now: Millis,
+    done: str | None = None,
+) -> bytes:
+    """The API keys of all accounts, and the keys of the key file by their ids, each with the time of its retirement."""
+    return _render(
+        "keys_in_use.html",
+        wanted,
+        keys=found,
+        encryption_keys=encryption_keys,
+        now=now,
+        drop_after=int(DROP_AFTER.total_seconds() * 1000),
+        done=done,
+    )
 
 
 # The audit

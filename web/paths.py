@@ -18,7 +18,8 @@ def vault_of(path: str) -> VaultName | None:
 
 _ROUTES = frozenset(
     (
-        *("/", "/guarded", "/sealed", "/admin", "/delete", "/docs", "/openapi.json", "/healthz", "/readyz", "/metrics"),
+        *("/", "/guarded", "/sealed", "/admin", "/admin/keys", "/delete", "/docs", "/openapi.json", "/healthz", "/readyz"),
+        "/metrics",
         *("/sign-in", "/sign-out", "/reset", "/account", "/account/password", "/accounts", "/keys", "/audit", "/oauth/token"),
         *("/.well-known/jwks.json", "/.well-known/oauth-authorization-server"),
     )
@@ -27,7 +28,7 @@ ACCOUNT_ROUTES = frozenset(
     (
         *("/sign-in", "/sign-out", "/reset", "/account", "/account/password", "/password/…", "/accounts", "/accounts/…"),
         *("/keys", "/keys/…", "/oauth/token", "/.well-known/jwks.json", "/.well-known/oauth-authorization-server"),
-        *("/admin", "/delete", "/audit", "/audit/…"),
+        *("/admin", "/admin/keys", "/delete", "/audit", "/audit/…"),
     )
 )
 """Those that ask the database of accounts and audit, whatever vault they are about."""

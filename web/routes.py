@@ -9,12 +9,12 @@ from collections.abc import Callable
 
 from flask import Blueprint, Response, request
 
-from errors import AccountRequired, NotFound, NotSignedIn
+from errors import AccountRequired, NotFound, NotSignedIn, WrongCredentials
 from web.accounts import AccountPages
 from web.admin import Admin
 from web.answers import Answer
 from web.audit import AuditPage
-from web.authentication import ACTOR, Authentication, Need
+from web.authentication import Authentication, Need
 from web.gate import Environ, headers_of
 from web.handlers import Handler, Handlers, Probes
 from web.negotiation import wanted_by
@@ -23,6 +23,7 @@ from web.openapi import Description
 from web.paths import CREATE, MESSAGE, RECEIPT
 from web.scrape import Scrape
 from web.sign_in import SignIn, ask_to_sign_in
+from web.visitor import ACTOR
 
 Door = Callable[[Environ], Answer]
 """What is answered to somebody who is not signed in, instead of the refusal."""
@@ -51,6 +52,10 @@ class Routes:
                 if wanted_by(environ).kind != "html":
                     raise
                 return respond(ask_to_sign_in(environ, refusal))
+            except WrongCredentials:
+                if wanted_by(environ).kind != "html" or "HTTP_AUTHORIZATION" in environ:
+                    raise
+                return respond(ask_to_sign_in(environ, AccountRequired()))  # a session that has ended
 
         view.needs = needs  # type: ignore[attr-defined]
         self.blueprint.add_url_rule(rule, handler.__name__, view, methods=[method])
@@ -123,6 +128,7 @@ def accounts_blueprint(pages: AccountPages, authentication: Authentication) -> B
     routes.add("/accounts/<account_id>", "POST", pages.act_on_account, "accounts:manage")
     routes.add("/accounts/<account_id>", "DELETE", pages.delete_account, "accounts:manage")
     routes.add("/accounts/<account_id>/password-link", "POST", pages.password_link, "accounts:manage")
+    routes.add("/admin/keys", "GET", pages.keys_in_use, "accounts:manage")
     routes.add("/keys", "GET", pages.keys, "password")
     routes.add("/keys", "POST", pages.add_key, "password")
     routes.add("/keys/<key_id>", "POST", pages.revoke_key_by_form, "password")
@@ -139,18 +145,18 @@ def oauth_blueprint(oauth: OAuth, authentication: Authentication) -> Blueprint:
     return routes.blueprint
 
 
-def audit_blueprint(page: AuditPage, authentication: Authentication) -> Blueprint:
-    """`/audit`"""
-    routes = Routes("audit", authentication)
-    routes.add("/audit", "GET", page.audit, "audit:read")
-    return routes.blueprint
-
-
 def description_blueprint(description: Description, authentication: Authentication) -> Blueprint:
     """`/openapi.json` and `/docs`."""
     routes = Routes("description", authentication)
     routes.add("/openapi.json", "GET", description.openapi, "anyone")
     routes.add("/docs", "GET", description.docs, "anyone")
+    return routes.blueprint
+
+
+def audit_blueprint(page: AuditPage, authentication: Authentication) -> Blueprint:
+    """`/audit`"""
+    routes = Routes("audit", authentication)
+    routes.add("/audit", "GET", page.audit, "audit:read")
     return routes.blueprint
 
 

@@ -13,19 +13,27 @@ from errors import FieldRefused, MayflyError, WrongCredentials
 from records import Account
 from web import pages
 from web.answers import HTML, TEXT, Answer, as_json, iso
-from web.authentication import SESSION_COOKIE, Authentication, actor_of
+from web.authentication import Authentication, actor_of
 from web.cookies import cookie
-from web.errors import REASON, reason_of
+from web.errors import REASON, answer_on_form, reason_of
 from web.errors import answer as answer_error
 from web.gate import Environ
 from web.handlers import body_of
 from web.languages import N_
-from web.negotiation import wanted_by
+from web.negotiation import Wanted, wanted_by
+from web.paths import vault_of
+from web.visitor import SESSION_COOKIE
 
 _OWN_PATH = re.compile(r"/(?![/\\])[!-\[\]-~]{0,2000}")
 _RESET = N_(
     "If there is an account with that address, the administrators of this server see that you asked, and can send you a link."
 )
+
+_NOT_BOTH = N_("Nobody signs in with that e-mail address and that password. Look at both.")
+_DONE = {
+    "signed-out": N_("You are signed out."),
+    "password": N_("The password is set. Sign in with it."),
+}
 
 
 class SignIn:
@@ -38,7 +46,9 @@ class SignIn:
 
     def show(self, environ: Environ) -> Answer:
         """`GET /sign-in`"""
-        return Answer(200, HTML, pages.account_sign_in(wanted_by(environ), next_in(environ.get("QUERY_STRING", ""))))
+        query, wanted = environ.get("QUERY_STRING", ""), wanted_by(environ)
+        done = wanted.language.say(_DONE[what]) if (what := done_in(query)) in _DONE else None
+        return Answer(200, HTML, pages.account_sign_in(wanted, next_in(query), done=done))
 
     def enter(self, environ: Environ) -> Answer:
         """`POST /sign-in`"""
@@ -53,10 +63,12 @@ class SignIn:
         except WrongCredentials as refusal:
             if wanted.kind != "html":
                 raise
-            return _form_again(environ, refusal, next_)
+            return _form_again(environ, refusal, next_, fields["email"])
         header = self._cookie(environ, session, SESSION_SECONDS)
         if wanted.kind == "html":
-            return Answer(303, TEXT, b"", (("Location", next_ or f"/account{wanted.lang_query}"), header))
+            return Answer(
+                303, TEXT, b"", (("Location", (next_ or "/account") + ("" if "?" in next_ else wanted.lang_query)), header)
+            )
         assert actor.account
         return as_json(200, account_document(actor.account), (header,))
 
@@ -74,7 +86,7 @@ class SignIn:
         header = self._cookie(environ, "", 0)
         wanted = wanted_by(environ)
         if wanted.kind == "html":
-            return Answer(303, TEXT, b"", (("Location", f"/sign-in{wanted.lang_query}"), header))
+            return Answer(303, TEXT, b"", (("Location", done_at("/sign-in", "signed-out", wanted)), header))
         return Answer(204, TEXT, b"", (header,))
 
     def account(self, environ: Environ) -> Answer:
@@ -98,9 +110,7 @@ class SignIn:
         except (WrongCredentials, FieldRefused) as refusal:
             if wanted.kind != "html":
                 raise
-            environ[REASON] = reason_of(refusal)
-            problem = wanted.language.say(refusal.text, **refusal.values)
-            return replace(answer_error(refusal, wanted), body=pages.own_account(wanted, actor, problem))
+            return answer_on_form(refusal, environ, lambda problem: pages.own_account(wanted, actor, problem))
         if actor.way != "session":
             return Answer(204, TEXT, b"")
         session = self._credentials.begin_session(replace(actor, account=changed), "")
@@ -145,12 +155,10 @@ class SignIn:
         except FieldRefused as refusal:
             if wanted.kind != "html":
                 raise
-            environ[REASON] = reason_of(refusal)
-            problem = wanted.language.say(refusal.text, **refusal.values)
-            page = pages.password(wanted, self._accounts.link(token).email, problem)
-            return replace(answer_error(refusal, wanted), body=page)
+            email = self._accounts.link(token).email
+            return answer_on_form(refusal, environ, lambda problem: pages.password(wanted, email, problem))
         if wanted.kind == "html":
-            return Answer(303, TEXT, b"", (("Location", f"/sign-in{wanted.lang_query}"),))
+            return Answer(303, TEXT, b"", (("Location", done_at("/sign-in", "password", wanted)),))
         return Answer(204, TEXT, b"")
 
     def _cookie(self, environ: Environ, value: str, seconds: int) -> tuple[str, str]:
@@ -158,15 +166,25 @@ class SignIn:
 
 
 def ask_to_sign_in(environ: Environ, refusal: MayflyError) -> Answer:
-    """401 with the form to sign in, which leads back to the page that was asked for."""
-    return _form_again(environ, refusal, own_path(environ["PATH_INFO"]) if environ["REQUEST_METHOD"] == "GET" else "")
+    """401 with the form to sign in, which leads back to the page that was asked for.
+
+    Who follows another site's link comes without the cookie of their session (SameSite=Strict), signed in or not. They get a page
+    of ours that asks for the same address again, and with that request the cookie comes along.
+    """
+    path, wanted = environ["PATH_INFO"], wanted_by(environ)
+    if environ["REQUEST_METHOD"] == "GET" and environ.get("HTTP_SEC_FETCH_SITE") == "cross-site":
+        environ[REASON] = reason_of(refusal)
+        return replace(answer_error(refusal, wanted), body=pages.come_back(wanted, path))
+    has_page = environ["REQUEST_METHOD"] == "GET" or vault_of(path)
+    return _form_again(environ, refusal, own_path(path) if has_page else "")
 
 
-def _form_again(environ: Environ, refusal: MayflyError, next_: str) -> Answer:
+def _form_again(environ: Environ, refusal: MayflyError, next_: str, email: str = "") -> Answer:
     environ[REASON] = reason_of(refusal)
     wanted = wanted_by(environ)
-    problem = wanted.language.say(refusal.text, **refusal.values)
-    return replace(answer_error(refusal, wanted), body=pages.account_sign_in(wanted, next_, problem))
+    text = _NOT_BOTH if email else refusal.text
+    problem = wanted.language.say(text, **refusal.values)
+    return replace(answer_error(refusal, wanted), body=pages.account_sign_in(wanted, next_, problem, email=email))
 
 
 def own_path(path: str) -> str:
@@ -176,8 +194,22 @@ def own_path(path: str) -> str:
 
 def next_in(query: str) -> str:
     """The path that `next=` in a query names; empty if it is none of our own."""
-    found = parse_qs(query, max_num_fields=20).get("next", [""]) if query.count("&") < 20 else [""]
-    return own_path(found[0])
+    return own_path(_in_query(query, "next"))
+
+
+def done_at(path: str, what: str, wanted: Wanted) -> str:
+    """Where a form leads that has done something: to a page that says so."""
+    return f"{path}?done={what}" + wanted.lang_query.replace("?", "&")
+
+
+def done_in(query: str) -> str:
+    """What `done_at` put into a query."""
+    return _in_query(query, "done")
+
+
+def _in_query(query: str, name: str) -> str:
+    found = parse_qs(query, max_num_fields=20) if query.count("&") < 20 else {}
+    return found.get(name, [""])[0]
 
 
 def account_document(account: Account) -> dict[str, Any]:

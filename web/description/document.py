@@ -9,7 +9,7 @@ from typing import Any, get_args
 import errors
 from errors import MayflyError
 from records import VAULT_NAMES, Scope
-from web.authentication import ADMIN_COOKIE, SESSION_COOKIE, Need
+from web.authentication import ADMIN_COOKIE, Need
 from web.description import Described, Example, Parameter, Schema, Taken, Told
 from web.description.examples import curl_line
 from web.description.messages import of_vault
@@ -17,6 +17,7 @@ from web.description.people import PEOPLE
 from web.description.schemas import REQUESTS, TEXT, form_of, ref, schemas
 from web.description.service import SERVICE
 from web.errors import PROBLEM_JSON, TABLE, Unexpected
+from web.visitor import SESSION_COOKIE
 
 Object = dict[str, Any]
 

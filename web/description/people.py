@@ -247,6 +247,24 @@ _KEYS: dict[str, Described] = {
     ),
 }
 
+_KEYS_IN_USE: dict[str, Described] = {
+    "GET /admin/keys": Described(
+        "list_keys_in_use",
+        "The API keys of all accounts, and the ids of the keys that messages are sealed with",
+        {200: Told("The keys, without what signs in.", ("KeysInUse",), page=True)},
+        (
+            Example(
+                "All of them",
+                answer={
+                    "keys": [{**_KEY, "scopes": sorted(SCOPES), "used_at": NOW, "email": EMAIL}],
+                    "encryption_keys": [{"id": "2026-11-k3f9", "retired_at": None}],
+                },
+            ),
+        ),
+        language=True,
+    ),
+}
+
 _OAUTH: dict[str, Described] = {
     "POST /oauth/token": Described(
         "get_token",
@@ -320,4 +338,4 @@ _AUDIT: dict[str, Described] = {
     ),
 }
 
-PEOPLE: dict[str, Described] = {**_SIGN_IN, **_ACCOUNTS, **_KEYS, **_OAUTH, **_AUDIT}
+PEOPLE: dict[str, Described] = {**_SIGN_IN, **_ACCOUNTS, **_KEYS, **_KEYS_IN_USE, **_OAUTH, **_AUDIT}

@@ -204,6 +204,10 @@ _PLAIN: dict[str, Schema] = {
     "Key": every(**_KEY),
     "NewKeyMade": every(**_KEY, key={**TEXT, "description": "What signs in. It is shown this once."}),
     "Keys": every(keys=many(ref("Key"))),
+    "KeysInUse": every(
+        keys=many(every(**_KEY, email=TEXT)),
+        encryption_keys=many(every(id=TEXT, retired_at=_MAYBE_TIME)),
+    ),
     "Token": every(access_token=TEXT, token_type={"const": "Bearer"}, expires_in={"type": "integer"}, scope=TEXT),
     "OAuthError": some(("error",), error=TEXT, error_description=TEXT),
     "Jwks": every(keys=many(every(**dict.fromkeys(("kty", "use", "alg", "kid", "n", "e"), TEXT)))),
