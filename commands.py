@@ -32,19 +32,40 @@ _PASSWORD_FILE = click.option(
 )
 
 
+def _tls_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The settings of https, as options too."""
+    command = click.option("--client-ca", metavar="FILE", help="Authorities of clients' certificates; ca: our own.")(command)
+    command = click.option("--tls-key", metavar="FILE", help="The private key of that certificate.")(command)
+    return click.option("--tls-certificate", metavar="FILE", help="Serve https with this certificate.")(command)
+
+
+def _set(tls: Mapping[str, str | None]) -> None:
+    """Make settings of options; what they name stands beside the command, if it does not say where."""
+    for option, value in tls.items():
+        if value is not None:
+            path = value if value == "ca" else str(Path(value).absolute())
+            os.environ[f"MAYFLY_{option.upper()}"] = path
+
+
 def build_commands(serve: Callable[[], None], purge_until_stopped: Callable[[Sequence[MessageStore], int], None]) -> click.Group:
     """The command `python server.py`; without a subcommand it serves."""
 
     @click.group(invoke_without_command=True)
+    @_tls_options
     @click.pass_context
-    def cli(context: click.Context) -> None:
+    def cli(context: click.Context, /, **tls: str | None) -> None:
         """Mayfly, a server for messages that must not last. Settings are MAYFLY_… variables: see docs/settings.md."""
         if context.invoked_subcommand is None:
+            _set(tls)
             serve()
+        elif any(tls.values()):
+            raise click.UsageError("--tls-certificate, --tls-key and --client-ca are for serving")
 
     @cli.command("serve")
-    def serve_() -> None:
+    @_tls_options
+    def serve_(**tls: str | None) -> None:
         """Serve until SIGTERM."""
+        _set(tls)
         serve()
 
     @cli.command()

@@ -1,7 +1,6 @@
-"""Settings for `gunicorn 'server:create_app()'`. Granian (`python server.py`) is the default and needs none of this.
+"""Settings for `gunicorn 'server:create_app()'`, and for `python server.py` where it speaks https itself.
 
-gthread, because the default sync worker is killed by one slow body, and the memory store with it. Many threads, because a thread
-waits with each slow client: put a buffering proxy in front of it on a public address.
+Many threads, because one waits with each slow client (see web/worker.py): put a buffering proxy in front on a public address.
 """
 
 import logging
@@ -9,37 +8,20 @@ import os
 import shutil
 import sys
 import tempfile
-from contextlib import suppress
-
-from gunicorn.http.errors import ParseException
-from gunicorn.util import write_nonblock
-from gunicorn.workers.gthread import ThreadWorker
 
 from errors import StartRefused
-from logs import log_fault
 from settings import Settings
+from web.tls import server_context
+from web.worker import PatientWorker
 
 try:
     _settings = Settings.from_environ(os.environ)
+    _context = server_context(_settings) if _settings.tls_certificate else None
 except StartRefused as refusal:
     sys.exit(f"mayfly: {refusal}")
 
-
-class QuietThreadWorker(ThreadWorker):
-    """gthread that repeats nothing of a request it cannot parse: gunicorn would quote it in its answer, and links in its log."""
-
-    def handle_error(self, req, client, addr, exc):
-        """Answer a malformed request with a bare 400, and anything else with a 500 that the log explains."""
-        malformed = isinstance(exc, ParseException)
-        if not malformed:
-            log_fault(exc)
-        status = "400 Bad Request" if malformed else "500 Internal Server Error"
-        with suppress(OSError):  # the client may have gone
-            write_nonblock(client, f"HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n".encode())
-
-
 bind = f"{_settings.host}:{_settings.port}"
-worker_class = QuietThreadWorker
+worker_class = PatientWorker
 # As many workers as --workers or WEB_CONCURRENCY say, else one; the memory store refuses more below.
 threads = 256
 keepalive = 5
@@ -50,6 +32,17 @@ loglevel = "error"
 preload_app = False
 # Nobody speaks for a client but the proxies that MAYFLY_TRUSTED_PROXIES names.
 forwarded_allow_ips = ""
+# https by MAYFLY_TLS_CERTIFICATE. All connections have one context: whose tickets resume a session is its business.
+certfile, keyfile = (str(path) if path else None for path in (_settings.tls_certificate, _settings.tls_key))
+# Whoever may connect to a Unix socket is believed about the certificates of clients.
+umask = 0o007
+# It would let others on this machine stop workers or add some.
+control_socket_disable = True
+
+
+def ssl_context(config, make_default):
+    """The context of a connection."""
+    return _context
 
 
 def on_starting(server):

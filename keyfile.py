@@ -105,9 +105,14 @@ def read(path: Path) -> KeyRing:
     return _ring_of(path, _read_document(path))
 
 
-def _read_document(path: Path) -> dict[str, Any]:
+def read_private(path: Path, what: str, if_missing: str) -> bytes:
+    """The bytes of a file that only its owner may read, or root's group with it. A symlink is judged by its target.
+
+    Raises KeyFileRefused, one line that begins with `what` and says, with `if_missing` for a file that is not there, what to do.
+    """
+
     def refuse(why: str) -> NoReturn:
-        raise KeyFileRefused(f"key file {path}: {why}")
+        raise KeyFileRefused(f"{what}: {why}") from None
 
     target = _target(path)
     if target.is_relative_to(PROJECT):
@@ -123,11 +128,18 @@ def _read_document(path: Path) -> dict[str, Any]:
                 refuse("its group may write it; run chmod 600 on it")
             if status.st_mode & 0o040 and status.st_uid != 0:
                 refuse("its group may read it, and root does not own it; run chmod 600 on it")
-            raw = file.read()
+            return file.read()
     except FileNotFoundError:
-        refuse("it does not exist; put the old one back, or make a new one with: python server.py keys create")
+        refuse(f"it does not exist; {if_missing}")
     except OSError as error:
         refuse(f"it cannot be read ({error.strerror})")
+
+
+def _read_document(path: Path) -> dict[str, Any]:
+    def refuse(why: str) -> NoReturn:
+        raise KeyFileRefused(f"key file {path}: {why}")
+
+    raw = read_private(path, f"key file {path}", "put the old one back, or make a new one with: python server.py keys create")
     if not raw.strip():
         refuse("it is empty; put the old one back")
     try:

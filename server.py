@@ -11,7 +11,8 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import keyfile
 from access.audiences import admits
@@ -116,15 +117,30 @@ def _key_file(settings: Settings) -> KeyFile:
 
 
 def serve(settings: Settings | None = None, now: Clock | None = None) -> None:
-    """Serve with granian until SIGTERM or SIGINT; requests in flight are finished. Raises StartRefused."""
+    """Serve until SIGTERM or SIGINT; requests in flight are finished. Raises StartRefused."""
+    settings = settings or Settings.from_environ(os.environ)
+    _require_free_address(settings.host, settings.port)
+    serve_gate: Callable[[Gate], None]
+    if settings.tls_certificate:
+        from web.https import HttpsServer
+
+        serve_gate = HttpsServer(settings).serve
+    else:
+        serve_gate = partial(_serve_http, settings)
+    gate = create_app(settings, now)
+    url = settings.public_url or _local_url(settings)
+    print(f"Mayfly serves {url}" + (" and this machine's other addresses" if settings.host in _EVERYWHERE else ""))
+    key_file = settings.key_file or keyfile.default_path()
+    print(f"Keys are in {key_file}; the admin token is its field admin_token, for {url}/admin", flush=True)
+    serve_gate(gate)
+
+
+def _serve_http(settings: Settings, gate: Gate) -> None:
     import uvloop
     from granian.constants import HTTPModes, Interfaces
     from granian.http import HTTP1Settings
     from granian.server.embed import Server
 
-    settings = settings or Settings.from_environ(os.environ)
-    _require_free_address(settings.host, settings.port)
-    gate = create_app(settings, now)
     application = RsgiServer(gate, settings)
     server = Server(
         application,
@@ -152,17 +168,13 @@ def serve(settings: Settings | None = None, now: Clock | None = None) -> None:
         loop.add_signal_handler(signal.SIGHUP, lambda: None)
         await server.serve()
 
-    url = settings.public_url or _local_url(settings)
-    print(f"Mayfly serves {url}" + (" and this machine's other addresses" if settings.host in _EVERYWHERE else ""))
-    key_file = settings.key_file or keyfile.default_path()
-    print(f"Keys are in {key_file}; the admin token is its field admin_token, for {url}/admin", flush=True)
     uvloop.run(run())
 
 
 def _local_url(settings: Settings) -> str:
     """Where this machine reaches the server, by a name that it answers to."""
     host = _EVERYWHERE.get(settings.host, settings.host)
-    return f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
+    return f"{'https' if settings.tls_certificate else 'http'}://{f'[{host}]' if ':' in host else host}:{settings.port}"
 
 
 def _require_free_address(host: str, port: int) -> None:

@@ -24,6 +24,7 @@ PREFIX = "MAYFLY_"
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "[::1]")
 MEMORY_URL = "sqlite://"
 OFF = "off"
+OWN_CA = "ca"
 NETWORK_SCHEMES = ("postgresql", "mysql", "mariadb", "valkey", "valkey+cluster", "redis", "redis+cluster")
 """How database URLs begin that `storage.address` takes apart."""
 
@@ -42,6 +43,10 @@ class Settings:
     public_url: str | None = None
     trusted_hosts: tuple[str, ...] = LOOPBACK_HOSTS
     trusted_proxies: tuple[Network, ...] = ()
+    proxy_secret: str | None = field(default=None, repr=False)
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    client_ca: Path | Literal["ca"] | None = None
     key_file: Path | None = None
     database_url: str = field(default=MEMORY_URL, repr=False)
     guarded_database_url: str = field(default=MEMORY_URL, repr=False)
@@ -58,6 +63,7 @@ class Settings:
     create_rate: int = 60
     purge_seconds: int = 20
     lease_seconds: int = 30
+    sealed_seconds: int = 24 * 3600
     drain_seconds: int = 0
     express: bool = True
     log_level: int = logging.WARNING
@@ -85,6 +91,10 @@ class Settings:
         if settings.public_url and "trusted_hosts" not in found:
             host = _hostname(urlsplit(settings.public_url).netloc)
             found["trusted_hosts"] = (*LOOPBACK_HOSTS, host)
+        if (settings.tls_certificate is None) != (settings.tls_key is None):
+            raise SettingRefused("MAYFLY_TLS_CERTIFICATE and MAYFLY_TLS_KEY go together; one of them is not set")
+        if settings.client_ca and not settings.tls_certificate:
+            raise SettingRefused("MAYFLY_CLIENT_CA needs MAYFLY_TLS_CERTIFICATE: without TLS there are no certificates of clients")
         return cls(**found)
 
     @property
@@ -196,6 +206,10 @@ def _absolute_path(text: str) -> Path:
     return path
 
 
+def _client_ca(text: str) -> Path | str:
+    return OWN_CA if text == OWN_CA else _absolute_path(text)
+
+
 def _database_url(text: str) -> str:
     if text == MEMORY_URL or re.fullmatch(r"sqlite:////[^?#]+", text) or text.partition("://")[0] in NETWORK_SCHEMES:
         return text
@@ -257,6 +271,28 @@ TABLE: tuple[Setting, ...] = (
         "none",
         "IP addresses or networks, separated by commas",
         "Whose X-Forwarded-For and X-Forwarded-Proto are believed.",
+    ),
+    Setting(
+        "MAYFLY_PROXY_SECRET",
+        _token,
+        "none",
+        "at least 32 characters of ASCII without spaces",
+        "What a proxy sends as `Mayfly-Proxy-Secret` for its `Client-Cert` to be believed.",
+    ),
+    Setting(
+        "MAYFLY_TLS_CERTIFICATE",
+        _absolute_path,
+        "none",
+        "an absolute path",
+        "A PEM file: the server's certificate, and those up to its authority. With it the server speaks https alone.",
+    ),
+    Setting("MAYFLY_TLS_KEY", _absolute_path, "none", "an absolute path", "A PEM file: the private key of that certificate."),
+    Setting(
+        "MAYFLY_CLIENT_CA",
+        _client_ca,
+        "none",
+        "an absolute path, or ca",
+        "A PEM file of the authorities whose certificates clients may show. `ca`: this server's own authority.",
     ),
     Setting(
         "MAYFLY_KEY_FILE",
@@ -353,6 +389,13 @@ TABLE: tuple[Setting, ...] = (
         "30",
         "1 to 300 (seconds)",
         "How long an Idempotency-Key gets the same message again.",
+    ),
+    Setting(
+        "MAYFLY_SEALED_SECONDS",
+        _integer(60, 7 * 24 * 3600),
+        "86400",
+        "60 to 604800 (seconds)",
+        "The longest life of a message in the sealed vault, and the one it has unless its sender chooses a shorter one.",
     ),
     Setting(
         "MAYFLY_DRAIN_SECONDS",

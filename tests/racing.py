@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -56,8 +57,12 @@ class Line:
     """One keep-alive connection. `source` is the loopback address it comes from: rate limits count by it."""
 
     def __init__(self, served: Served, source: str = "127.0.0.1", timeout: float = 60) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", served.port), timeout, (source, 0))
+        self.socket: socket.socket = socket.create_connection(("127.0.0.1", served.port), timeout, (source, 0))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if served.https:
+            trust = served.trust()
+            trust.maximum_version = ssl.TLSVersion.TLSv1_2  # after whose handshake a server says nothing but its answers
+            self.socket = trust.wrap_socket(self.socket, server_hostname="127.0.0.1")
         self._received = b""
 
     def send(self, data: bytes) -> None:

@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import signal
+import ssl
 import struct
 import subprocess
 import sys
@@ -32,6 +33,7 @@ from database import open_access, wall_clock
 from keyfile import KeyFile
 from records import Actor, Millis
 from settings import Settings
+from tests.engines.authority import Authority, Certificate
 from tests.ports import free_port
 from tests.stores import new_place
 
@@ -82,21 +84,33 @@ class CreatedMessage:
         return urlsplit(self.receipt).path
 
 
+def _of_tls(files: Certificate) -> dict[str, str]:
+    return {"MAYFLY_TLS_CERTIFICATE": str(files.certificate), "MAYFLY_TLS_KEY": str(files.key)}
+
+
 class Served:
     """One served Mayfly. No rate limit and no purge unless the test asks for them.
 
     A database on the network is an empty one on a server that all tests share, dropped at the end; `node` makes other nodes on it.
+    With `https` it speaks that, by a certificate of this authority: then it is gunicorn that serves, in whatever way.
     """
 
     def __init__(
-        self, folder: Path, server: Server = "granian", database: Database = "memory", workers: int = 1, **settings: str
+        self,
+        folder: Path,
+        server: Server = "granian",
+        database: Database = "memory",
+        workers: int = 1,
+        https: Authority | None = None,
+        **settings: str,
     ) -> None:
         self.folder = folder
         self.server = server
         self.database = database
         self.workers = workers
         self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"{'https' if https else 'http'}://127.0.0.1:{self.port}"
+        self.https = https
         self.key_file = folder / "key.json"
         self.database_file = folder / "mayfly.db"
         self._place = None if database in ("memory", "file") else new_place(database, folder)
@@ -114,17 +128,30 @@ class Served:
             "MAYFLY_PURGE_SECONDS": "0",
             # Those of the other vaults in memory: only one process may have them.
             **({"MAYFLY_GUARDED_DATABASE_URL": "off", "MAYFLY_SEALED_DATABASE_URL": "off"} if workers > 1 else {}),
+            **(_of_tls(https.server()) if https else {}),
             **settings,
         }
         self.process: subprocess.Popen[bytes] | None = None
-        self.http = httpx.Client(base_url=self.url, timeout=30)
+        self.http = self.client()
+
+    def client(self, show: Certificate | None = None, **options: Any) -> httpx.Client:
+        """A client of its own; over https it may show a certificate."""
+        return httpx.Client(base_url=self.url, timeout=30, verify=self.trust(show) if self.https else True, **options)
+
+    def trust(self, show: Certificate | None = None) -> ssl.SSLContext:
+        """What a client over https knows of authorities, and what it shows of itself."""
+        assert self.https
+        context = ssl.create_default_context(cafile=str(self.https.certificate))
+        if show:
+            context.load_cert_chain(show.certificate, show.key)
+        return context
 
     def node(self, folder: Path, **settings: str) -> Served:
         """Another node on the same store, with the same keys and clock, not started yet; `folder` holds its log."""
         folder.mkdir()
         shutil.copy(self.key_file, folder / "key.json")
         shared = {name: url for name, url in self.settings.items() if name.endswith("DATABASE_URL")}
-        other = Served(folder, self.server, "file", self.workers, **{**shared, **settings})
+        other = Served(folder, self.server, "file", self.workers, self.https, **{**shared, **settings})
         other.clock = self.clock
         return other
 
@@ -153,8 +180,9 @@ class Served:
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline and self.process.poll() is None:
             try:
-                if httpx.get(f"{self.url}/healthz", timeout=5).status_code == 200:
-                    return
+                with self.client() as client:
+                    if client.get("/healthz", timeout=5).status_code == 200:
+                        return
             except httpx.TransportError:
                 time.sleep(0.02)
         raise AssertionError(f"the server did not start:\n{self.log()}")
@@ -196,15 +224,16 @@ class Served:
 
     def signed_in(self, email: str, password: str = PASSWORD, **headers: str) -> httpx.Client:
         """A client that has signed in and carries the session's cookie."""
-        wanted = {"email": email, "password": password}
-        answer = httpx.post(f"{self.url}/sign-in", json=wanted, headers={"Accept": "application/json"}, timeout=30)
+        with self.client() as client:
+            wanted = {"email": email, "password": password}
+            answer = client.post("/sign-in", json=wanted, headers={"Accept": "application/json"})
         assert answer.status_code == 200, answer.text
-        return httpx.Client(base_url=self.url, timeout=30, headers=headers, cookies=answer.cookies)
+        return self.client(headers=headers, cookies=answer.cookies)
 
     def with_key(self, email: str, *scopes: str, password: str = PASSWORD, **fields: Any) -> httpx.Client:
         """A client that shows an API key of that account, made with its password."""
         made = self.make_key(email, *scopes, password=password, **fields)
-        return httpx.Client(base_url=self.url, timeout=30, headers={"Authorization": f"Bearer {made['key']}"})
+        return self.client(headers={"Authorization": f"Bearer {made['key']}"})
 
     def make_key(self, email: str, *scopes: str, password: str = PASSWORD, **fields: Any) -> dict[str, Any]:
         """The JSON answer to making an API key."""

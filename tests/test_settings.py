@@ -37,6 +37,10 @@ WRONG = {
     ],
     "MAYFLY_TRUSTED_HOSTS": ["", ",", "https://example.org", "a b", "a,b/c", "*"],
     "MAYFLY_TRUSTED_PROXIES": ["proxy.example", "10.0.0.1/8", "10.0.0.0/33", "10.0.0.1 10.0.0.2", "*"],
+    "MAYFLY_PROXY_SECRET": ["", "off", "x" * 31, "x" * 20 + "\t" + "x" * 20, "ß" * 40],
+    "MAYFLY_TLS_CERTIFICATE": ["", "server.pem", "./server.pem"],
+    "MAYFLY_TLS_KEY": ["", "server.key", "~nobody-of-that-name/server.key"],
+    "MAYFLY_CLIENT_CA": ["", "CA", "own", "ca.pem", "off"],
     "MAYFLY_KEY_FILE": ["", "key.json", "./key.json", "~nobody-of-that-name/key.json"],
     "MAYFLY_DATABASE_URL": [
         "",
@@ -65,6 +69,7 @@ WRONG = {
     "MAYFLY_EXPRESS": ["", "1", "true", "offf"],
     "MAYFLY_PURGE_SECONDS": ["", "-1", "61", "0.5", "never"],
     "MAYFLY_LEASE_SECONDS": ["", "0", "301", "30s"],
+    "MAYFLY_SEALED_SECONDS": ["", "59", "604801", "1d", "0"],
     "MAYFLY_DRAIN_SECONDS": ["61", "-1", "soon"],
     "MAYFLY_LOG_LEVEL": ["", "20", "verbose", "warning,info"],
     "MAYFLY_LOG_FORMAT": ["", "xml", "logfmt", "text,json"],
@@ -130,6 +135,7 @@ def test_defaults_are_the_documented_ones() -> None:
 
 _DESCRIBED = {"MAYFLY_PUBLIC_URL", "MAYFLY_KEY_FILE", "MAYFLY_METRICS_TOKEN"}
 _DESCRIBED |= {"MAYFLY_ACCOUNTS_DATABASE_URL", "MAYFLY_CERTIFICATES_DATABASE_URL"}
+_DESCRIBED |= {"MAYFLY_PROXY_SECRET", "MAYFLY_TLS_CERTIFICATE", "MAYFLY_TLS_KEY", "MAYFLY_CLIENT_CA"}
 
 
 @pytest.mark.parametrize("row", [row for row in TABLE if row.name not in _DESCRIBED])
@@ -161,6 +167,23 @@ def test_good_values_are_taken() -> None:
     assert settings.key_file == Path.home() / "key.json"
     assert not settings.embedded
     assert (settings.create_rate, settings.purge_seconds, settings.log_level) == (0, 0, logging.DEBUG)
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ({"MAYFLY_TLS_CERTIFICATE": "/a.pem"}, "MAYFLY_TLS_CERTIFICATE and MAYFLY_TLS_KEY go together; one of them is not set"),
+        ({"MAYFLY_TLS_KEY": "/a.key"}, "MAYFLY_TLS_CERTIFICATE and MAYFLY_TLS_KEY go together; one of them is not set"),
+        (
+            {"MAYFLY_CLIENT_CA": "ca"},
+            "MAYFLY_CLIENT_CA needs MAYFLY_TLS_CERTIFICATE: without TLS there are no certificates of clients",
+        ),
+    ],
+)
+def test_settings_of_tls_need_one_another(given: dict[str, str], line: str) -> None:
+    with pytest.raises(SettingRefused) as refused:
+        Settings.from_environ(given)
+    assert str(refused.value) == line
 
 
 def test_public_url_is_trusted_unless_hosts_are_named() -> None:

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import select
 import selectors
+import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import pytest
 
+from tests.engines.authority import Authority
 from tests.racing import Answer, Line, request
-from tests.serving import CreatedMessage, Served, Server
+from tests.serving import SERVERS, CreatedMessage, Served
 
 DRIPPERS = 64
 OPEN_SECONDS = 1.0
 BODY_SECONDS = 10
 JSON = "application/json"
 SLOW_BODY = request("POST", "/", b'{"message": "%s"}' % (b"x" * 500), Content_Type=JSON)
+CLIENT_HELLO = bytes.fromhex("160301020001000001fc0303aabbccdd")
+"""How one begins."""
 SLOW_HEADERS = request("POST", "/", b'{"message": "never"}', Content_Type=JSON, X_Slow="y" * 500)
 
 
@@ -41,6 +46,7 @@ class Outcome:
     by_headers: list[Dripper]
     by_body: list[Dripper]
     stalled: list[Dripper]
+    handshakes: list[socket.socket] = field(default_factory=list)
     waits: list[float] = field(default_factory=list)
     log: str = ""
 
@@ -49,21 +55,27 @@ class Outcome:
         return [*self.by_headers, *self.by_body, *self.stalled]
 
 
-@pytest.fixture(scope="module")
-def outcome(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outcome]:
+@pytest.fixture(scope="module", params=[*SERVERS, "https"])
+def outcome(request: pytest.FixtureRequest, express: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outcome]:
     """Twelve seconds of 64 clients that drip headers, 64 that drip bodies and 8 that stall, while others create and open."""
-    with Served(tmp_path_factory.mktemp("slow"), server) as served:
+    folder = tmp_path_factory.mktemp("slow")
+    https = Authority(folder / "authority") if request.param == "https" else None
+    with Served(folder, "granian" if https else request.param, https=https) as served:
         header_end = SLOW_BODY.index(b"\r\n\r\n") + 4
         found = Outcome(
             [start(served, SLOW_HEADERS, 20) for _ in range(DRIPPERS)],
             [start(served, SLOW_BODY, header_end) for _ in range(DRIPPERS)],
             [start(served, SLOW_BODY, header_end + stop, drips=False) for stop in (0, 1, 2, 3, 100, 200, 300, 500)],
         )
+        if https:
+            found.handshakes += [socket.create_connection(("127.0.0.1", served.port), timeout=5) for _ in range(8)]
+            for number, handshake in enumerate(found.handshakes):
+                handshake.sendall(CLIENT_HELLO[: 1 + 2 * number])
         drip_while_others_open(served, found)
         found.log = served.log()
         yield found
-        for dripper in found.everyone:
-            dripper.line.close()
+        for connection in [*(dripper.line for dripper in found.everyone), *found.handshakes]:
+            connection.close()
 
 
 def start(served: Served, data: bytes, at_once: int, drips: bool = True) -> Dripper:
@@ -144,10 +156,17 @@ def test_refusal_says_what_to_do(outcome: Outcome) -> None:
     assert "Send it again" in answer.json()["detail"]
 
 
-def test_headers_that_drip_are_never_answered_with_a_message_or_a_fault(outcome: Outcome) -> None:
-    """granian ends the connection after ten seconds; a thread of gunicorn waits for as long as they drip."""
+def test_headers_that_drip_end_the_connection_after_ten_seconds(outcome: Outcome) -> None:
     assert {dripper.answer.status for dripper in outcome.by_headers if dripper.answer} <= {400, 408}
+    assert all(dripper.closed or dripper.answer for dripper in outcome.by_headers)
     assert "Traceback" not in outcome.log
+
+
+def test_tls_handshake_that_stalls_ends_the_connection(outcome: Outcome) -> None:
+    """Of https only. An alert may come first."""
+    for handshake in outcome.handshakes:
+        with suppress(ConnectionResetError):
+            assert len(handshake.recv(100)) in (0, 7)
 
 
 # Passphrases, which take 0.2 s each

@@ -14,6 +14,8 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
+from socket import SHUT_RD
+from socket import socket as Socket
 from typing import Any
 
 from errors import (
@@ -259,7 +261,8 @@ def _read_in_time(socket: Any, stream: Any, length: int) -> bytes:
 
     def give_up() -> None:
         late.set()
-        socket.shutdown(0)  # SHUT_RD
+        # Not the method of a TLS socket, which would leave it without its TLS, and the refusal would go out as plain text.
+        Socket.shutdown(socket, SHUT_RD)
 
     timer = threading.Timer(BODY_SECONDS, give_up)
     timer.daemon = True
