@@ -196,3 +196,28 @@ def test_running_server_opens_what_it_sealed_before_a_rotation(operator: Operato
     with pytest.raises(KeyMissing):
         vault.open(old.link_id)
     store.close()
+
+
+def test_operator_makes_the_first_account_and_looks_after_it(tmp_path: Path) -> None:
+    """A password comes from a file, and is in no output; what is refused is one line."""
+    operator = Operator(tmp_path)
+    operator.does("keys", "create")
+    good, short = tmp_path / "good", tmp_path / "short"
+    good.write_text("correct horse battery staple\n")
+    short.write_text("short\n")
+    names = ("--first-name", "Ana", "--last-name", "Silva", "--role", "admin")
+    assert "15 characters" in operator.is_refused("account", "add", "ana@example.com", *names, "--password-file", str(short))
+    made = operator.does("account", "add", "Ana@Example.com", *names, "--password-file", str(good))
+    assert made.endswith(" for ana@example.com\n")
+    assert "already" in operator.is_refused("account", "add", "ana@example.com", *names, "--password-file", str(good))
+    assert operator.does("account", "list").split()[1:] == ["ana@example.com", "admin"]
+    assert (
+        operator.does("account", "password", "ana@example.com", "--password-file", str(good))
+        == "set the password of ana@example.com\n"
+    )
+    assert "last admin" in operator.is_refused("account", "disable", "ana@example.com")
+    operator.does("account", "add", "bruno@example.com", *names, "--password-file", str(good))
+    assert operator.does("account", "disable", "ana@example.com") == "disabled ana@example.com\n"
+    assert "disabled" in operator.does("account", "list").splitlines()[0]
+    assert operator.does("audit", "verify") == "4 entries, all as they were written\n"
+    assert "off" in operator.is_refused("account", "list", MAYFLY_ACCOUNTS_DATABASE_URL="off")
