@@ -192,8 +192,9 @@ _CHANCE = (
     (r"/receipt/[A-Za-z0-9_-]{64}", "/receipt/<token>"),
     (r"/password/[A-Za-z0-9_-]{43}", "/password/<secret>"),
     (r"mayfly_[A-Za-z0-9_-]{43}", "<key>"),
-    (r'"number": \d+', '"number": 4711'),
+    (r'"number":\d+', '"number":4711'),
     (r"\b[0-9a-f]{64}\b", "<mac>"),
+    (r"\b\d{4}-\d{2}-[a-z0-9]{4}\b", "<key id>"),
     (r"eyJ[A-Za-z0-9_.-]+…?", "<jwt>"),
 )
 
@@ -231,7 +232,7 @@ def _values(served: Served, program: Program, route: str, example: Example) -> I
     if "<account_id>" in path or path.startswith("/password"):
         rui = program.ask("POST", "/accounts", {"email": RUI, "first_name": "Rui", "last_name": "Costa", "roles": ["support"]})
         values |= {examples.ACCOUNT_ID: rui["id"], examples.LINK_SECRET: rui["password_link"].rpartition("/")[2]}
-    if path.startswith("/keys"):
+    if path.startswith(("/keys", "/admin/keys")):
         program.revoke_others()
     if "<key_id>" in path:
         values[examples.KEY_ID] = served.make_key(examples.EMAIL, "messages:read", password=examples.PASSWORD)["id"]

@@ -51,7 +51,8 @@ class Moment:
         return Millis(int(at.timestamp() * 1000))
 
     def schema(self) -> dict[str, Any]:
-        return {"type": "string", "pattern": f"^(?:{_DAY.pattern}|{_MOMENT.pattern})$"}
+        moment = {"type": "string", "format": "date-time", "pattern": f"^{_MOMENT.pattern}$"}
+        return {"anyOf": [{"type": "string", "format": "date"}, moment]}
 
 
 LOOK = Model(

@@ -24,6 +24,7 @@ class Parameter:
     help: str
     example: str
     schema: Schema = field(default_factory=lambda: {"type": "string"})
+    required: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,8 +117,8 @@ def document(declared: Mapping[str, Need], anyone_creates: bool, https: bool) ->
 
 def _operation(group: str, method: str, path: str, route: Described, need: Need, refusals: dict[str, Object]) -> Object:
     parameters = [
-        *(_parameter("path", name, one, True) for name, one in route.path.items()),
-        *(_parameter("header", name, one, False) for name, one in route.headers.items()),
+        *(_parameter("path", name, one) for name, one in route.path.items()),
+        *(_parameter("header", name, one) for name, one in route.headers.items()),
         *_query(route),
     ]
     return {
@@ -140,9 +140,9 @@ def _operation(group: str, method: str, path: str, route: Described, need: Need,
 # What is sent
 
 
-def _parameter(where: str, name: str, one: Parameter, required: bool) -> Object:
+def _parameter(where: str, name: str, one: Parameter) -> Object:
     told = {"name": name, "in": where, "description": one.help, "schema": one.schema, "example": one.example}
-    return {**told, "required": True} if required else told
+    return {**told, "required": True} if one.required else told
 
 
 def _query(route: Described) -> list[Object]:
@@ -151,16 +151,18 @@ def _query(route: Described) -> list[Object]:
         for name in route.takes.form:
             for option, schema in form_of(REQUESTS[name.removesuffix("Form")])["properties"].items():
                 if option != "message":
-                    known = options.setdefault(option, schema)
-                    if known != schema:
-                        options[option] = {"anyOf": [known, schema]}
+                    # Without its default, which clients would send beside other bodies as well, where no option may be.
+                    own = {name: value for name, value in schema.items() if name != "default"}
+                    known = options.setdefault(option, own)
+                    if known != own:
+                        options[option] = {"anyOf": [known, own]}
     found: list[Object] = [
         {"name": name, "in": "query", "description": "Beside text/plain alone: as in a form.", "schema": schema}
         for name, schema in options.items()
     ]
     if route.query:
         found += [
-            {"name": name, "in": "query", "schema": schema, "required": name in route.query.schema()["required"]}
+            {"name": name, "in": "query", "schema": schema, "allowEmptyValue": True}
             for name, schema in form_of(route.query)["properties"].items()
         ]
     if route.language:

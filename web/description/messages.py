@@ -27,11 +27,12 @@ _TEXT = "The door code is 4711"
 
 _LINK = {"link_id": Parameter("The id of the message: the end of its link.", LINK_ID)}
 _LEASE_HEADER = {"Idempotency-Key": IDEMPOTENCY}
-_LEASE = {
-    "Idempotency-Key": Parameter(
-        "Chosen at random by the reader: the same again within the lease gets the same message again.", IDEMPOTENCY, IDEMPOTENCY_KEY
-    )
-}
+_LEASE = Parameter(
+    "Chosen at random by the reader: the same again within the lease gets the same message again.",
+    IDEMPOTENCY,
+    IDEMPOTENCY_KEY,
+    required=False,
+)
 
 DOCUMENT = {
     "v": 2,
@@ -163,7 +164,7 @@ def _open(vault: VaultName, which: str) -> Described:
         ),
         takes=Taken(("Opening",), ("OpeningForm",), required=False),
         path=_LINK,
-        headers=_LEASE,
+        headers={"Idempotency-Key": _LEASE},
         refuses=(
             *(FieldRefused, NotFound, Damaged, TickRequired, PassphraseRequired, ProofRequired, WrongPassphrase),
             TriesInUse,
@@ -179,7 +180,7 @@ def _end_lease(which: str) -> Described:
         {204: Told("It has ended. Without views left the message is destroyed.")},
         (Example("After reading", 204, headers=_LEASE_HEADER),),
         path=_LINK,
-        headers=_LEASE,
+        headers={"Idempotency-Key": replace(_LEASE, help="That of the lease.", required=True)},
         refuses=(FieldRefused, NotFound, Damaged),
     )
 

@@ -304,7 +304,7 @@ _OAUTH: dict[str, Described] = {
     ),
 }
 
-_LOOKED = {
+_ENTRY = {
     "number": 4711,
     "at": NOW,
     "who": EMAIL,
@@ -319,6 +319,7 @@ _LOOKED = {
     "address": "127.0.0.0/24",
     "mac": "8f" * 32,
 }
+_LOOKED = json.dumps(_ENTRY, separators=(",", ":")) + "\n"
 _AUDIT: dict[str, Described] = {
     "GET /audit": Described(
         "see_audit",
@@ -331,7 +332,7 @@ _AUDIT: dict[str, Described] = {
                 other=("application/x-ndjson",),
             )
         },
-        (Example("The newest entry, as a line", query="most=1&as=lines", answer=json.dumps(_LOOKED) + "\n"),),
+        (Example("The newest entry, as a line", query="most=1&as=lines", answer=_LOOKED),),
         query=LOOK,
         refuses=(FieldRefused,),
         language=True,

@@ -55,14 +55,15 @@ def ref(name: str) -> Schema:
 def form_of(model: Model) -> Schema:
     """A model as forms send it: numbers as digits, objects and lists as text. What has no text (true, false) is not for forms."""
     properties = {name: _as_text(field.schema()) for name, field in model.fields.items()}
-    taken = {name: schema for name, schema in properties.items() if schema["type"] != "boolean"}
+    taken = {name: schema for name, schema in properties.items() if schema.get("type") != "boolean"}
     return {**model.schema(), "properties": taken}
 
 
 def _as_text(schema: Schema) -> Schema:
     if "anyOf" in schema:
+        texts = [one for one in schema["anyOf"] if one["type"] == "string"]
         rest = {name: value for name, value in schema.items() if name != "anyOf"}
-        return {**next(one for one in schema["anyOf"] if one["type"] == "string"), **rest}
+        return schema if len(texts) == len(schema["anyOf"]) else {**texts[0], **rest}
     if schema["type"] in ("object", "array"):
         kept = {"type": "string", "description": schema.get("description", "")}
         return {**kept, "contentMediaType": "application/json"} if schema["type"] == "object" else kept
@@ -85,6 +86,7 @@ REQUESTS: dict[str, Model] = {
 }
 """Bodies that are checked by a model. Those that may come as a form are there as `<name>Form` as well."""
 _JSON_ONLY = {"Document", "GuardedDocument"}
+_MORE: dict[str, Schema] = {"AccountChange": {"minProperties": 1}}
 
 _OPENING: dict[str, Schema] = {
     "passphrase": {**drafts.MESSAGE.fields["passphrase"].schema(), "description": "The one that the sender chose."},
@@ -127,7 +129,7 @@ _PLAIN: dict[str, Schema] = {
     "Opening": some((), open=_TICK, **_OPENING),
     "OpeningForm": some(("open",), open=_TICK, **{name: _as_text(schema) for name, schema in _OPENING.items()}),
     "Burning": every(burn=word("yes")),
-    "Link": every(link={**TEXT, "description": "The link, receipt or id of the message to take down."}),
+    "TakeDown": some((), link={**TEXT, "description": "The link, or its id. Without it what has expired is purged."}),
     "AdminToken": every(token=TEXT),
     "AdminAct": some(("form_token", "do"), form_token=TEXT, do=word("purge", "take-down", "sign-out"), link=TEXT),
     "SignIn": some(("email", "password"), email=TEXT, password=TEXT, next={**TEXT, "description": "Where the page leads then."}),
@@ -220,5 +222,5 @@ _PLAIN: dict[str, Schema] = {
 
 def schemas() -> dict[str, Schema]:
     """The whole table, by name."""
-    forms = {f"{name}Form": form_of(model) for name, model in REQUESTS.items() if name not in _JSON_ONLY}
-    return {name: model.schema() for name, model in REQUESTS.items()} | forms | _PLAIN
+    forms = {f"{name}Form": {**form_of(model), **_MORE.get(name, {})} for name, model in REQUESTS.items() if name not in _JSON_ONLY}
+    return {name: {**model.schema(), **_MORE.get(name, {})} for name, model in REQUESTS.items()} | forms | _PLAIN

@@ -52,7 +52,7 @@ SERVICE: dict[str, Described] = {
             Example("Purge", answer={"deleted": 0}),
             Example("Take a message down", body={"link": f"{BASE}/message/{LINK_ID}"}, sent_as="form", answer={"deleted": 1}),
         ),
-        takes=Taken(("Link",), ("Link",), required=False),
+        takes=Taken(("TakeDown",), ("TakeDown",), required=False),
         refuses=(FieldRefused, BodyRefused),
     ),
     "GET /static/<path:name>": Described(
