@@ -77,9 +77,10 @@ def row_id(link: bytes) -> RowId:
     return RowId(hashlib.sha256(_ROW_TAG + link).digest())
 
 
-def lease_hash(link: bytes, idempotency_key: str) -> bytes:
-    """What is stored of a reader's Idempotency-Key: 32 bytes, different for each message."""
-    return hashlib.sha256(_LEASE_TAG + link + idempotency_key.encode()).digest()
+def lease_hash(link: bytes, idempotency_key: str, account: str = "") -> bytes:
+    """What is stored of a reader's Idempotency-Key: 32 bytes, different for each message, and for each account if one is named."""
+    whose = b"\x00" + account.encode() if account else b""
+    return hashlib.sha256(_LEASE_TAG + link + idempotency_key.encode() + whose).digest()
 
 
 def receipt_hash(secret: bytes) -> bytes:

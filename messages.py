@@ -177,7 +177,7 @@ class Vault:
         link = _link_bytes(link_id)
         row = self.store.peek(crypto.row_id(link)) if self.name == "open" else None
         if row is None:
-            row, sealed = self._fetch(link, _lease_of(link, idempotency_key))
+            row, sealed = self._fetch(link, self._lease_of(link, idempotency_key, actor))
             if self.name != "open":
                 self._inside(row, link, sealed, actor, "open")
         return _preview(row)
@@ -218,7 +218,7 @@ class Vault:
         """
         self.admit(actor)
         link = _link_bytes(link_id)
-        lease = _lease_of(link, idempotency_key)
+        lease = self._lease_of(link, idempotency_key, actor)
         row, sealed = self._fetch(link, lease)
         if self.name == "open":  # nobody's audience is to be judged, so nothing is unsealed without the proof
             self._check_proof(row, link, proof, actor)
@@ -246,7 +246,7 @@ class Vault:
         if idempotency_key is None:
             raise FieldRefused("Idempotency-Key", "Name the lease to end in the Idempotency-Key header.")
         link = _link_bytes(link_id)
-        lease, row_id = _lease_of(link, idempotency_key), crypto.row_id(link)
+        lease, row_id = self._lease_of(link, idempotency_key, actor), crypto.row_id(link)
         if self.name != "open":
             row, sealed = self._fetch(link, lease)
             self._inside(row, link, sealed, actor, "confirm")
@@ -291,6 +291,15 @@ class Vault:
         """Write to the audit what is about to be done. Raises AuditFailed, and then it must not be."""
         if self.audit and (self.audits_links or actor.way != "nobody"):
             self.audit.write(Event(action, outcome, actor, self.name, self.audit.name_of(row_id)))
+
+    def _lease_of(self, link: bytes, idempotency_key: str | None, actor: Actor) -> bytes | None:
+        """Where readers sign in, a lease is its account's: with another's key nobody gets a view that was not theirs."""
+        if idempotency_key is None:
+            return None
+        if not _IDEMPOTENCY_KEY.fullmatch(idempotency_key):
+            raise FieldRefused("Idempotency-Key", "An Idempotency-Key has 16 to 128 of the characters A-Z a-z 0-9 _ and -.")
+        whose = actor.account.id if self.name != "open" and actor.account else ""
+        return crypto.lease_hash(link, idempotency_key, whose)
 
     def _fetch(self, link: bytes, lease: bytes | None) -> tuple[Row, Sealed]:
         found = self.store.fetch(crypto.row_id(link), lease)
@@ -504,14 +513,6 @@ def _link_bytes(link_id: str) -> bytes:
     if not _LINK_ID.fullmatch(link_id):
         raise NotFound
     return bytes.fromhex(link_id.replace("-", ""))
-
-
-def _lease_of(link: bytes, idempotency_key: str | None) -> bytes | None:
-    if idempotency_key is None:
-        return None
-    if not _IDEMPOTENCY_KEY.fullmatch(idempotency_key):
-        raise FieldRefused("Idempotency-Key", "An Idempotency-Key has 16 to 128 of the characters A-Z a-z 0-9 _ and -.")
-    return crypto.lease_hash(link, idempotency_key)
 
 
 # What is sealed: a line of JSON that says what it is, then the message in UTF-8, then its rendering. Beside it, where it is not for

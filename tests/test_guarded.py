@@ -7,6 +7,7 @@ import re
 import secrets
 import sqlite3
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from html import unescape
 from pathlib import Path
@@ -190,6 +191,18 @@ def test_reader_who_sees_nothing_leaves_it_to_others(people: People) -> None:
     assert people.ask(people.cook, "POST", message.path).status_code == 404
 
 
+def test_lease_is_no_good_to_another_account(people: People) -> None:
+    """One view is one reader's: who is in the audience too and sends the same key gets nothing, and ends nothing."""
+    message = people.record(views=1)
+    key = {"Idempotency-Key": "k" * 16}
+    first = people.ask(people.supporter, "POST", message.path, headers=key)
+    assert first.json()["record"]["card"] == "••••1111"
+    for method in ("POST", "DELETE", "GET"):
+        assert people.ask(people.payer, method, message.path, headers=key).status_code == 404
+    assert people.ask(people.supporter, "POST", message.path, headers=key).json() == first.json()
+    assert people.ask(people.supporter, "DELETE", message.path, headers=key).status_code == 204
+
+
 def test_open_vault_takes_neither_audience_nor_record(people: People) -> None:
     for more in ({"audience": "role:payments"}, {"format": "record", "message": RECORD, "policy": POLICY}):
         answer = people.served.http.post("/", json={"message": "m", **more})
@@ -274,6 +287,20 @@ def _run(path: Path, statement: str) -> None:
     with closing(sqlite3.connect(path, timeout=10)) as db:
         db.execute(statement)
         db.commit()
+
+
+def test_open_vault_does_not_wait_for_who_waits_for_the_audit(tmp_path: Path) -> None:
+    """Another process has the file of accounts and audit for itself, as a command may for a moment."""
+    with Served(tmp_path) as served, ThreadPoolExecutor(1) as threads:
+        payer, path = key_of(served, "payer", "payments"), served.http.post("/guarded", json={"message": "m"}).headers["Location"]
+        with closing(sqlite3.connect(tmp_path / "accounts.db", isolation_level=None)) as db:
+            db.execute("BEGIN IMMEDIATE")
+            guarded = threads.submit(httpx.get, path, headers=payer, timeout=10)
+            waits = []
+            while not guarded.done():
+                waits.append(served.http.post("/", json={"message": "m"}).elapsed)
+        assert guarded.result().status_code == 503
+        assert max(waits) < guarded.result().elapsed / 2, "nearly a second"
 
 
 def test_guarded_message_survives_an_audit_that_cannot_be_written(people: People) -> None:

@@ -7,7 +7,8 @@ underscore, which WSGI cannot tell from one with a hyphen, is dropped here.
 
 What is certainly quick is done on the loop: 0.1 ms in memory, a sync of the disk with a file. All else goes to threads, in lanes,
 so that neither a crowd of passphrases nor a purge nor a database on the network keeps others waiting; whoever would wait long is
-told so at once. A vault whose database is on the network has lanes of its own, and so have accounts and audit.
+told so at once. A vault whose database is on the network has lanes of its own, and so have accounts and audit, wherever they are:
+their file is one that commands and other processes write to as well, and who waits for its lock must not do so on the loop.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import Any, Literal
 from errors import BodyTooSlow, MayflyError, Unavailable
 from logs import log_fault
 from records import VaultName
-from settings import Settings
+from settings import OFF, Settings
 from web.bodies import MAX_FIELDS
 from web.gate import BEGAN, BODY_SECONDS, REFUSAL, SMALL_BODY_BYTES, WAITING_COUNTS, Environ, Gate
 from web.paths import ACCOUNT_ROUTES, CREATE_PATHS, route_of, vault_of
@@ -34,7 +35,7 @@ BODIES_IN_FLIGHT_BYTES = 64 * 1024 * 1024
 
 Lane = Literal["passphrases", "long", "network"]
 Whose = VaultName | Literal["accounts"] | None
-"""What has a lane: a vault on the network, accounts and audit on the network, or None for all others together."""
+"""What has a lane: a vault on the network, accounts and audit, or None for all others together."""
 # name: threads, requests at one time. A passphrase takes 0.2 s and 64 MiB, so sixteen of them are done in about two seconds.
 _LANES: dict[Lane, tuple[int, int]] = {"passphrases": (4, 16), "long": (4, 64), "network": (16, 256)}
 
@@ -50,10 +51,10 @@ class RsgiServer:
         self._gate = gate
         self._bodies_left = max(BODIES_IN_FLIGHT_BYTES, 2 * settings.max_body_bytes)
         self._on_network = settings.on_network
-        self._accounts_on_network = settings.accounts_on_network
+        self._has_accounts = settings.accounts_database_url != OFF
         self._audit_open = settings.audit_open
         self._anyone_creates = settings.create == "anyone"
-        whose: list[Whose] = [None, *self._on_network, *(["accounts"] if self._accounts_on_network else [])]  # type: ignore[list-item]
+        whose: list[Whose] = [None, *self._on_network, *(["accounts"] if self._has_accounts else [])]  # type: ignore[list-item]
         names = [(name, lane) for name in whose for lane in _LANES]
         self._threads = {name: ThreadPoolExecutor(_LANES[name[1]][0], f"mayfly-{name[0]}-{name[1]}") for name in names}
         self._places = {name: _LANES[name[1]][1] for name in names}
@@ -108,7 +109,7 @@ class RsgiServer:
         vault = vault_of(environ["PATH_INFO"])
         if vault in self._on_network:
             return vault, lane or "network"
-        if self._accounts_on_network and self._asks_accounts(environ["PATH_INFO"], vault):
+        if self._has_accounts and self._asks_accounts(environ["PATH_INFO"], vault):
             return "accounts", lane or "network"
         if self._on_network and environ["PATH_INFO"] == "/readyz":  # asks every vault
             return None, "network"
