@@ -19,8 +19,9 @@ from keyfile import KeyFile
 from records import Account, Actor, Millis, Session
 from server import open_accounts
 from settings import Settings
+from tests.access_stores import new_access_place
 from tests.serving import PASSWORD, Served
-from tests.stores import SetClock, race
+from tests.stores import SetClock, postgresql, race
 
 OPERATOR = Actor(way="command")
 JSON = {"Accept": "application/json"}
@@ -252,10 +253,23 @@ def test_hash_of_one_kind_of_secret_opens_no_other(access: Access) -> None:
 # Over HTTP, on all nodes
 
 
-def test_what_is_revoked_ended_or_changed_holds_at_once_on_the_other_node(tmp_path: Path) -> None:
+def _shared_accounts(engine: str, folder: Path) -> str:
+    """The URL of an empty database of accounts that several nodes can share; PostgreSQL by its own socket."""
+    place = new_access_place(engine, folder)
+    place.close()
+    if engine == "file":
+        return place.url
+    server = postgresql()
+    user, _, name = place.url.partition("127.0.0.1")
+    return f"{user}{name}?socket={server.folder}"
+
+
+@pytest.mark.parametrize("engine", ["file", "postgresql"])
+def test_what_is_revoked_ended_or_changed_holds_at_once_on_the_other_node(engine: str, tmp_path: Path) -> None:
     """Each change by one node is asked of the other in the next request."""
+    url = _shared_accounts(engine, tmp_path)
     with (
-        Served(tmp_path, database="file", MAYFLY_ACCOUNTS_DATABASE_URL=f"sqlite:///{tmp_path}/shared.db", **ONE_NAME) as one,
+        Served(tmp_path, database="file", MAYFLY_ACCOUNTS_DATABASE_URL=url, **ONE_NAME) as one,
         one.node(tmp_path / "two", **ONE_NAME) as two,
     ):
         one.add_account("admin@example.com", "admin")
