@@ -342,8 +342,11 @@ class CertificateStore(SecretStore, Protocol):
     def queue(self, notices: Sequence[Notice]) -> int:
         """Queue notices for each enabled webhook that asks for them; how many deliveries that makes."""
 
-    def due_deliveries(self, most: int) -> list[Delivery]:
-        """Those that can be made now, up to `most`: of one webhook and subject only the first that waits. The longest due first."""
+    def due_deliveries(self, most: int, hook_id: str | None = None) -> list[Delivery]:
+        """Those that can be made now, up to `most`, to one webhook or all: of one webhook and subject only the first that waits.
+
+        The longest due first.
+        """
 
     def take_delivery(self, delivery: Delivery, lease_ms: int) -> Delivery | None:
         """Make one try of a delivery this caller's own, for `lease_ms`; None if another has taken it since it was read."""

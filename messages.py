@@ -60,6 +60,7 @@ from records import (
     KeyId,
     Millis,
     NewRow,
+    NoticeType,
     Opened,
     Policy,
     Preview,
@@ -88,6 +89,9 @@ _RECEIPT_TOKEN = re.compile(r"[A-Za-z0-9_-]{64}")
 _IDEMPOTENCY_KEY = re.compile(r"[A-Za-z0-9_-]{16,128}")
 _T = TypeVar("_T")
 
+Notify = Callable[[NoticeType, VaultName, RowId], None]
+"""Who is told of what was done. It keeps nobody waiting, and raises nothing."""
+
 
 def anyone_with_the_link(actor: Actor) -> None:
     """Who may read in the open vault."""
@@ -105,6 +109,10 @@ def _in_no_audience(actor: Actor, audience: Audience) -> bool:
     return False
 
 
+def nobody_asks(type_: NoticeType, vault: VaultName, row_id: RowId) -> None:
+    """Where there are no webhooks."""
+
+
 def _sees_nothing(content: Content, actor: Actor) -> Content:
     return Content(_NOTHING, "record") if content.format == "record" else content
 
@@ -116,7 +124,7 @@ class Vault:
     `admit` says whether somebody may read here at all, before anything is looked up; it raises AccountRequired or ScopeRequired if
     not. In the vaults whose readers sign in, `admits` says whether a message is for somebody, and `redact` what of a record they
     see: without them nobody gets anything. `audits_links` says whether the audit is also told of those of whom it can only say that
-    they had a link.
+    they had a link. `notify` is told of what was done, once it is.
     """
 
     store: MessageStore
@@ -130,6 +138,7 @@ class Vault:
     redact: Callable[[Content, Actor], Content] = _sees_nothing
     audit: Audit | None = None
     audits_links: bool = True
+    notify: Notify = nobody_asks
     _same_keys: set[tuple[KeyId, bytes]] = field(default_factory=set)
 
     def create(self, draft: Draft, actor: Actor = NOBODY) -> Created:
@@ -200,6 +209,8 @@ class Vault:
         content = self.redact(_decode(self._unlocked(row, link, inside, None, actor), policy), actor)
         self._tell("read", "refused" if _is_nothing(content) else "answered", actor, row.id)
         self.metrics.read.inc()
+        if not _is_nothing(content):
+            self.notify("message.opened", self.name, row.id)
         return Opened(content, row.expires_at, None)
 
     def open(
@@ -235,6 +246,8 @@ class Vault:
             self._tell("open", "gone", actor, row.id)
             raise NotFound
         (self.metrics.repeated if claim.repeated else self.metrics.opened).inc()
+        if not claim.repeated:
+            self.notify("message.opened", self.name, row.id)
         return Opened(content, row.expires_at, claim.views_left)
 
     def confirm(self, link_id: str, idempotency_key: str | None, actor: Actor = NOBODY) -> None:
@@ -283,6 +296,7 @@ class Vault:
             return False
         self._tell(action, "done", actor, row.id)
         if self.store.burn(row.id, receipt):
+            self.notify("message.burned", self.name, row.id)
             return True
         self._tell(action, "gone", actor, row.id)
         return False
@@ -389,6 +403,7 @@ class Vault:
         left = self.store.wrong_try(row.id)
         if left == 0:
             self.metrics.locked.inc()
+            self.notify("message.burned", self.name, row.id)
             self._tell("lock", "done", actor, row.id)
         else:
             self._tell("open", "refused", actor, row.id)

@@ -12,19 +12,23 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import keyfile
 from access.audiences import admits
+from access.delivery import Deliverer
+from access.message_notices import MessageNotices
 from access.roles import redacted
 from access.services import Access, access_on
+from access.webhooks import Webhooks
 from audit import Audit
 from commands import build_commands
-from database import Clock, MessageStore, open_access, open_database
+from database import Clock, MessageStore, open_access, open_certificates, open_database, wall_clock
 from errors import StartRefused
 from keyfile import KeyFile
 from logs import log_to_stderr
-from messages import Vault, anyone_with_the_link, whoever_is_signed_in
+from messages import Notify, Vault, anyone_with_the_link, nobody_asks, whoever_is_signed_in
 from metrics import Metrics
 from scheduler import Housekeeping, PurgeScheduler, purge_until_stopped
 from settings import Settings
@@ -52,16 +56,23 @@ def create_app(settings: Settings | None = None, now: Clock | None = None) -> Ga
     metrics = Metrics()
     keys = _key_file(settings)
     access = open_accounts(settings, keys, now)
-    vaults = open_vaults(settings, now, metrics, keys, access.audit if access else None)
+    notices = access.message_notices if access else None
+    vaults = open_vaults(settings, now, metrics, keys, access.audit if access else None, notices.tell if notices else None)
     # What is registered here runs after what is registered later: the purge has stopped by then.
     for vault in vaults:
         if vault.name in settings.on_network:
             atexit.register(vault.store.close)
     if access:
         atexit.register(access.store.close)
+        if access.webhooks:
+            atexit.register(access.webhooks.store.close)
         housekeeping = Housekeeping(access.store, keys, access.audit, settings.audit_days, access.tokens.keys)
         housekeeping.start()
         atexit.register(housekeeping.stop)
+        if access.webhooks and notices:
+            deliverer = Deliverer(access.webhooks, notices)
+            deliverer.start()
+            atexit.register(deliverer.stop)
     if settings.purge_seconds:
         purge = PurgeScheduler([vault.store for vault in vaults], settings.purge_seconds, [vault.metrics for vault in vaults])
         purge.start()
@@ -80,6 +91,7 @@ def open_vaults(
     metrics: Metrics | None = None,
     keys: KeyFile | None = None,
     audit: Audit | None = None,
+    notify: Notify | None = None,
 ) -> list[Vault]:
     """The vaults of this server, the open one first: their stores, and the keys that they share. Raises StartRefused."""
     keys = keys or _key_file(settings)
@@ -97,6 +109,7 @@ def open_vaults(
             redact=redacted,
             audit=audit,
             audits_links=name != "open" or settings.audit_open,
+            notify=notify or nobody_asks,
         )
         for name in settings.databases
     ]
@@ -105,7 +118,17 @@ def open_vaults(
 def open_accounts(settings: Settings, keys: KeyFile, now: Clock | None = None) -> Access | None:
     """The accounts of this server, what they sign in with, and the audit; None if it has none. Raises StartRefused."""
     store = open_access(settings, keys.path, now)
-    return access_on(store, Audit(store, keys, settings.audit_addresses), keys) if store else None
+    if store is None:
+        return None
+    access = access_on(store, Audit(store, keys, settings.audit_addresses), keys)
+    certificates = open_certificates(settings, keys.path, now)
+    if certificates is None:
+        return access
+    return replace(
+        access,
+        webhooks=Webhooks(certificates, keys, access.audit, settings.webhook_private),
+        message_notices=MessageNotices(certificates, access.audit, now or wall_clock),
+    )
 
 
 def _key_file(settings: Settings) -> KeyFile:

@@ -54,6 +54,7 @@ class Settings:
     accounts_database_url: str | None = field(default=None, repr=False)
     certificates_database_url: str | None = field(default=None, repr=False)
     certificate_days: int = 90
+    webhook_private: bool = False
     create: Creators = "anyone"
     audit_open: bool = False
     audit_addresses: Addresses = "reduced"
@@ -114,9 +115,9 @@ class Settings:
 
     @property
     def accounts_on_network(self) -> bool:
-        """Whether the database of accounts and audit is another process."""
-        url = self.accounts_database_url
-        return url is not None and url != OFF and not url.startswith("sqlite:")
+        """Whether the database of accounts and audit, or that of certificates, is another process."""
+        urls = (self.accounts_database_url, self.certificates_database_url)
+        return any(url is not None and url != OFF and not url.startswith("sqlite:") for url in urls)
 
     @property
     def databases(self) -> dict[VaultName, str]:
@@ -342,6 +343,13 @@ TABLE: tuple[Setting, ...] = (
         "90",
         "1 to 397 (days)",
         "How long a certificate lasts, but never longer than who issued it.",
+    ),
+    Setting(
+        "MAYFLY_WEBHOOK_PRIVATE",
+        _on_off,
+        "off",
+        "on or off",
+        "Let webhooks be told by http too, and on this machine and private networks.",
     ),
     Setting(
         "MAYFLY_CREATE", _choice("anyone", "accounts"), "anyone", "anyone or accounts", "Who may create messages; accounts sign in."

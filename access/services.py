@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 from access.accounts import Accounts
 from access.credentials import Credentials
+from access.message_notices import MessageNotices
 from access.oauth import SigningKeys, Tokens
 from access.passwords import Passwords
+from access.webhooks import Webhooks
 from audit import Audit
 from database import AccessStore
 from keyfile import KeyFile
@@ -15,13 +17,15 @@ from keyfile import KeyFile
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Accounts and what they sign in with."""
+    """Accounts and what they sign in with; and, where there is a store of certificates, who else is told of things."""
 
     store: AccessStore
     audit: Audit
     accounts: Accounts
     credentials: Credentials
     tokens: Tokens
+    webhooks: Webhooks | None = None
+    message_notices: MessageNotices | None = None
 
 
 def access_on(store: AccessStore, audit: Audit, keys: KeyFile) -> Access:

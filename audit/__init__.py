@@ -31,7 +31,7 @@ from settings import Addresses
 
 Action = Literal[
     "open", "read", "create", "confirm", "burn", "lock", "take-down", "purge",
-    "sign-in", "sign-out", "password", "reset", "account", "key", "token", "certificate", "audit",
+    "sign-in", "sign-out", "password", "reset", "account", "key", "token", "certificate", "webhook", "audit",
 ]  # fmt: skip
 ACTIONS: tuple[Action, ...] = get_args(Action)
 """What is audited. `lock`: the last wrong passphrase destroyed a message; `reset`: a link to set a password; `audit`: somebody

@@ -48,12 +48,13 @@ class OutboxTables:
             "(number, hook, notice, subject, type, payload, created_at, not_before, attempts, state, answer) VALUES "
             "(:number, :hook_id, :notice_id, :subject, :type, :payload, {now}, {now}, 0, 'waiting', '')"
         )
-        self._due = sql(
+        due = (
             f"SELECT {_DELIVERY} FROM mayfly_deliveries d JOIN mayfly_hooks h ON h.id = d.hook "
-            "WHERE d.state = 'waiting' AND d.not_before <= {now} AND h.enabled = 1 AND NOT EXISTS ("
+            "WHERE d.state = 'waiting' AND d.not_before <= {now} AND h.enabled = 1 %s AND NOT EXISTS ("
             "SELECT 1 FROM mayfly_deliveries e WHERE e.hook = d.hook AND e.subject = d.subject AND e.state = 'waiting' "
             "AND e.number < d.number) ORDER BY d.not_before, d.number LIMIT :most"
         )
+        self._due, self._due_of = sql(due % ""), sql(due % "AND d.hook = :hook_id")
         self._take = sql(
             "UPDATE mayfly_deliveries SET attempts = attempts + 1, not_before = {now} + :pause "
             "WHERE number = :number AND attempts = :attempts AND state = 'waiting' AND not_before <= {now}"
@@ -139,8 +140,10 @@ class OutboxTables:
                 )
         return len(wanted)
 
-    def due_deliveries(self, most: int) -> list[Delivery]:
-        return [_delivery(row) for row in self._database.do(lambda session: session.all(self._due, most=most))]
+    def due_deliveries(self, most: int, hook_id: str | None = None) -> list[Delivery]:
+        if hook_id is None:
+            return [_delivery(row) for row in self._database.do(lambda session: session.all(self._due, most=most))]
+        return [_delivery(row) for row in self._database.do(lambda session: session.all(self._due_of, most=most, hook_id=hook_id))]
 
     def take_delivery(self, delivery: Delivery, lease_ms: int) -> Delivery | None:
         def act(session: AccessSession) -> Delivery | None:

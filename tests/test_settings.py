@@ -59,6 +59,7 @@ WRONG = {
     "MAYFLY_ACCOUNTS_DATABASE_URL": ["", "sqlite://", "sqlite:///accounts.db", "valkey://127.0.0.1", "redis+cluster://a", "on"],
     "MAYFLY_CERTIFICATES_DATABASE_URL": ["", "sqlite://", "sqlite:///certificates.db", "valkey://127.0.0.1", "OFF"],
     "MAYFLY_CERTIFICATE_DAYS": ["", "0", "398", "90d"],
+    "MAYFLY_WEBHOOK_PRIVATE": ["", "yes", "1"],
     "MAYFLY_CREATE": ["", "nobody", "account", "on"],
     "MAYFLY_AUDIT_OPEN": ["", "yes", "1"],
     "MAYFLY_AUDIT_ADDRESSES": ["", "none", "on"],
