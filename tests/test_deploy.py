@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import kubernetes_validate
 import psycopg
@@ -34,7 +35,7 @@ from tests.engines.caddy import CADDYFILE, Caddy
 from tests.engines.postgresql import _program as postgresql_program
 from tests.engines.process import EngineProcess
 from tests.requirements import require_program
-from tests.serving import PROJECT, Served
+from tests.serving import PASSWORD, PROJECT, Served
 
 DEPLOY = PROJECT / "deploy"
 ONE_SHOTS = {"keys", "certificates"}
@@ -396,6 +397,32 @@ def test_profile_scale_serves_every_vault_on_both_nodes(scale: Scale) -> None:
                 assert made.json()["durability"] == "disk"
     for node in scale.nodes:
         assert node.http.get("/readyz").text == "open: ready\nguarded: ready\nsealed: ready\n"
+
+
+def test_account_of_the_profile_signs_in_through_caddy_and_reads_at_whichever_node_answers(scale: Scale) -> None:
+    """The accounts are in a database of their own, behind mutual TLS; the cookie is one that only https carries."""
+    scale.nodes[0].add_account("ana@example.com", "payments")
+    with scale.caddy.client() as http:
+        created = http.post("/guarded", json={"message": "for payments", "audience": ["role:payments"]}).json()
+        asked = http.get(f"/guarded/{created['id']}")
+        assert (asked.status_code, http.get("/account").status_code) == (401, 401)
+        entered = http.post("/sign-in", json={"email": "ana@example.com", "password": PASSWORD})
+        assert entered.status_code == 200, entered.text
+        assert entered.headers["Set-Cookie"].startswith("__Host-mayfly=")
+        for _ in range(4):
+            assert http.get(f"/guarded/{created['id']}", headers={"Accept": "text/plain"}).text == "for payments"
+    audited = {row[0] for row in _rows_of_accounts(scale, "SELECT DISTINCT action FROM mayfly_entries")}
+    assert {"sign-in", "read"} <= audited
+
+
+def _rows_of_accounts(scale: Scale, statement: str) -> list[Any]:
+    url = urlsplit(scale.environment["MAYFLY_ACCOUNTS_DATABASE_URL"])
+    tls = {name: values[0] for name, values in parse_qs(url.query).items()}
+    with psycopg.connect(
+        f"host=localhost port={url.port} user={url.username} dbname={url.path[1:]} sslmode=verify-full "
+        f"sslrootcert={tls['tls_ca']} sslcert={tls['tls_certificate']} sslkey={tls['tls_key']}"
+    ) as connection:
+        return connection.execute(statement).fetchall()
 
 
 def test_databases_of_the_profile_let_nobody_in_without_a_certificate(scale: Scale, tls: Path) -> None:
