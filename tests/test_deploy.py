@@ -154,7 +154,7 @@ def test_every_vault_is_on_a_store_that_both_nodes_share_and_no_two_on_the_same(
         environment = services[name]["environment"]
         assert set(environment) <= known
         urls = {setting: url for setting, url in environment.items() if setting.endswith("DATABASE_URL")}
-        assert set(urls) == {f"MAYFLY_{whose}DATABASE_URL" for whose in ("", "GUARDED_", "SEALED_", "ACCOUNTS_")}
+        assert set(urls) == {f"MAYFLY_{whose}DATABASE_URL" for whose in ("", "GUARDED_", "SEALED_", "ACCOUNTS_", "CERTIFICATES_")}
         places = set()
         for url in urls.values():
             scheme, _, rest = url.partition("://")
@@ -429,7 +429,7 @@ def test_databases_of_the_profile_let_nobody_in_without_a_certificate(scale: Sca
     where = f"host=localhost port={scale.postgresql.port} user=mayfly connect_timeout=5"
     verified = f"{where} sslmode=verify-full sslrootcert={tls}/mayfly/ca.pem"
     own = f"{verified} sslcert={tls}/mayfly/client.pem sslkey={tls}/mayfly/client.key"
-    for database in ("guarded", "sealed", "accounts"):
+    for database in ("guarded", "sealed", "accounts", "certificates"):
         psycopg.connect(f"{own} dbname={database}").close()
         for refused in (f"{where} sslmode=disable", verified, f"{own} user=postgres"):
             with pytest.raises(psycopg.OperationalError):
@@ -607,7 +607,7 @@ def test_settings_of_the_manifests_are_settings_and_every_vault_is_shared() -> N
     databases = _manifest("Secret", "mayfly-databases")["stringData"]
     assert set(settings) | set(databases) <= {row.name for row in TABLE}
     assert settings["MAYFLY_PURGE_SECONDS"] == "0"
-    assert len(databases) == 4
+    assert len(databases) == 5
     for name in DEPLOYMENTS:
         (container,) = _manifest("Deployment", name)["spec"]["template"]["spec"]["containers"]
         assert container["envFrom"] == [{"configMapRef": {"name": "mayfly"}}, {"secretRef": {"name": "mayfly-databases"}}]
