@@ -15,6 +15,7 @@ import httpx
 import pytest
 from flask import Flask
 from jsonschema import Draft202012Validator, FormatChecker
+from markupsafe import escape
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 import keyfile
@@ -26,8 +27,9 @@ from tests.requirements import require_program
 from tests.serving import Served
 from web.app import build_app, declared_in
 from web.authentication import NEEDS, Authentication
-from web.description import Example, examples
+from web.description import Example, examples, schemas
 from web.description.document import NEEDED, ROUTES, document
+from web.description.page import form
 from web.errors import PROBLEM_JSON
 from web.handlers import Handlers
 from web.limits import Limits
@@ -127,6 +129,29 @@ def test_cookies_and_addresses_are_those_of_this_server(tmp_path: Path) -> None:
     assert {"__Host-mayfly", "__Host-mayfly-admin"} <= names
     assert examples.BASE not in text + page
     assert "https://messages.example.org/message/" in text
+
+
+def test_page_holds_every_route_with_its_examples_and_fields(described: dict[str, Any], served: Served) -> None:
+    """The document is all that it is made of. It runs no script."""
+    page = served.http.get("/docs", headers={"Accept": "text/html"}).text
+    for path, methods in described["paths"].items():
+        for method, operation in methods.items():
+            assert f"<code>{method.upper()} {path}</code> {escape(operation['summary'])}" in page
+            assert all(str(escape(sample["source"])) in page for sample in operation["x-codeSamples"])
+    for name in schemas.REQUESTS:
+        for field, schema in described["components"]["schemas"][name]["properties"].items():
+            assert re.search(f"<dt><code>{field}</code></dt><dd>[^<]*{re.escape(str(escape(form(schema))))}", page), (name, field)
+    assert "60 to 604800 or null; default 604800" in page
+    assert "<script" not in page
+
+
+def test_page_is_told_in_a_language_and_of_whoever_looks(served: Served) -> None:
+    """What is kept of it holds nothing of a visitor."""
+    with served.signed_in(examples.EMAIL, examples.PASSWORD, Accept="text/html") as somebody:
+        for _ in range(2):
+            assert 'action="/sign-out' in somebody.get("/docs").text
+            assert 'action="/sign-out' not in served.http.get("/docs", headers={"Accept": "text/html"}).text
+        assert "O que programas podem pedir" in somebody.get("/docs?lang=pt-BR").text
 
 
 # Examples

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -139,7 +140,7 @@ def form(schema: Object) -> str:
     else:
         kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
         told = " or ".join(_kind(kind, schema) for kind in kinds)
-    return told + (f"; default {schema['default']}" if "default" in schema else "")
+    return told + (f"; default {json.dumps(schema['default'])}" if "default" in schema else "")
 
 
 def _kind(kind: str, schema: Object) -> str:
@@ -150,10 +151,10 @@ def _kind(kind: str, schema: Object) -> str:
     if kind == "string" and "format" in schema:
         return str(schema["format"])
     if kind == "string":
-        pattern = f", {schema['pattern']}" if "pattern" in schema else ""
-        json = " of JSON" if "contentMediaType" in schema else ""
+        pattern = f" like {schema['pattern']}" if "pattern" in schema else ""
+        kind = "JSON as text" if "contentMediaType" in schema else "text"
         least = f" of {schema['minLength']} to {schema['maxLength']}" if "maxLength" in schema else ""
-        return f"text{json}{least}{pattern}"
+        return f"{kind}{least}{pattern}"
     return {"boolean": "true or false", "object": "object"}.get(kind, kind)
 
 
