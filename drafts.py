@@ -62,7 +62,7 @@ def _not_beside_a_document(known: str) -> FieldRefused:
 _EXPIRES_IN = Field(
     "expires_in",
     Whole(MIN_LIFETIME_SECONDS, MAX_LIFETIME_SECONDS),
-    "Seconds until the message is destroyed.",
+    "Seconds until the message is destroyed. The sealed vault may take fewer, by MAYFLY_SEALED_SECONDS, which then is the default.",
     MAX_LIFETIME_SECONDS,
 )
 _VIEWS = Field("views", Whole(1, MAX_VIEWS), "How many times it can be opened; without it, any number of times until it expires.")
@@ -105,11 +105,20 @@ def models_of(vault: VaultName) -> tuple[Model, ...]:
     return (MESSAGE, DOCUMENT) if vault == "open" else (GUARDED_MESSAGE, RECORD, GUARDED_DOCUMENT)
 
 
-def read_draft(fields: dict[str, object], vault: VaultName = "open") -> Draft:
+def read_draft(fields: dict[str, object], vault: VaultName = "open", most_seconds: int = MAX_LIFETIME_SECONDS) -> Draft:
     """Check the fields of a request to create a message in `vault`, named as in the HTTP contract, and return them as a Draft.
 
-    Numbers may come as JSON numbers or as text. Raises FieldRefused for an unknown, missing or wrong one.
+    Numbers may come as JSON numbers or as text. A message lives `most_seconds` unless it says less. Raises FieldRefused for an
+    unknown, missing or wrong field.
     """
+    if fields.get("expires_in") in (None, ""):
+        fields = {**fields, "expires_in": most_seconds}
+    draft = _read_draft(fields, vault)
+    Whole(MIN_LIFETIME_SECONDS, most_seconds).read("expires_in", draft.expires_in)
+    return draft
+
+
+def _read_draft(fields: dict[str, object], vault: VaultName) -> Draft:
     is_record = fields.get("format") == "record"
     if vault == "open":
         if is_record or not GUARDED_FIELDS.isdisjoint(fields):

@@ -31,6 +31,7 @@
     ├── AccountRequired         for accounts only, and nobody is signed in
     ├── WrongCredentials        what was shown to sign in is wrong, revoked or expired
     ├── ScopeRequired           somebody is signed in who may not do this, or not with what they showed
+    ├── CertificateRequired     somebody is signed in, without a certificate of theirs that counts
     ├── SecureRequired          signing in over plain http, from another machine
     ├── ForgedRequest           an admin form that did not come from our own page
     ├── LimitReached            too often; later it will work
@@ -259,6 +260,16 @@ class ScopeRequired(MayflyError):
 
     def __init__(self) -> None:
         super().__init__("You are signed in, but not for this: your account, or the key you use, may not do it.")
+
+
+class CertificateRequired(MayflyError):
+    """Somebody is signed in, and this request came with no certificate of theirs that counts. It is not told which was wrong."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This opens only with a client certificate of your account, which your browser or program shows when it connects. "
+            "Install it, or have it made active, and try again: nothing was used up."
+        )
 
 
 class SecureRequired(MayflyError):

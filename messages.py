@@ -28,6 +28,7 @@ from database import MessageStore
 from errors import (
     AccountRequired,
     BodyTooLarge,
+    CertificateRequired,
     Damaged,
     FieldRefused,
     KeyMissing,
@@ -105,6 +106,13 @@ def whoever_is_signed_in(actor: Actor) -> None:
         raise ScopeRequired
 
 
+def whoever_shows_a_certificate(actor: Actor) -> None:
+    """Who may read in the sealed vault, likewise. Raises AccountRequired, ScopeRequired, CertificateRequired."""
+    whoever_is_signed_in(actor)
+    if actor.certificate is None:
+        raise CertificateRequired
+
+
 def _in_no_audience(actor: Actor, audience: Audience) -> bool:
     return False
 
@@ -121,10 +129,10 @@ def _sees_nothing(content: Content, actor: Actor) -> Content:
 class Vault:
     """Messages in one store under one key file. `lease_seconds` is how long an Idempotency-Key repeats an opening.
 
-    `admit` says whether somebody may read here at all, before anything is looked up; it raises AccountRequired or ScopeRequired if
-    not. In the vaults whose readers sign in, `admits` says whether a message is for somebody, and `redact` what of a record they
-    see: without them nobody gets anything. `audits_links` says whether the audit is also told of those of whom it can only say that
-    they had a link. `notify` is told of what was done, once it is.
+    `admit` says whether somebody may read here at all, before anything is looked up; it raises AccountRequired, ScopeRequired or
+    CertificateRequired if not. In the vaults whose readers sign in, `admits` says whether a message is for somebody, and `redact`
+    what of a record they see: without them nobody gets anything. `audits_links` says whether the audit is also told of those of
+    whom it can only say that they had a link. `notify` is told of what was done, once it is.
     """
 
     store: MessageStore

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from access.accounts import Accounts
+from access.certificates import Certificates
 from access.credentials import Credentials
 from access.message_notices import MessageNotices
 from access.oauth import SigningKeys, Tokens
@@ -24,6 +25,7 @@ class Access:
     accounts: Accounts
     credentials: Credentials
     tokens: Tokens
+    certificates: Certificates | None = None
     webhooks: Webhooks | None = None
     message_notices: MessageNotices | None = None
 

@@ -216,6 +216,7 @@ def test_every_route_has_a_command() -> None:
         "DELETE /accounts/<account_id>": r'-X DELETE "\$account"',
         "POST /accounts/<account_id>/password-link": r'-X POST "\$account/password-link"',
         "POST /guarded": r"curl --json .* http://127.0.0.1:8000/guarded\n",
+        "GET /sealed": r"curl -s -o /dev/null -w \S+ \S+ http://127.0.0.1:8000/sealed\n",
         "POST /sealed": r"curl -s --json .* http://127.0.0.1:8000/sealed",
         "GET /sealed/<link_id>": r'curl "\$sealed"',
     }

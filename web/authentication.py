@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+from dataclasses import replace
 from typing import Literal, get_args
 
 from itsdangerous import BadSignature, TimestampSigner
@@ -28,6 +29,7 @@ from errors import (
 from keyfile import KeyFile
 from records import Actor, Scope
 from settings import LOOPBACK_HOSTS, Settings
+from web.client_certificates import presented_certificate
 from web.cookies import read_cookie, require_own_page
 from web.gate import Environ, host_name, own_origin
 from web.limits import Limits
@@ -92,7 +94,17 @@ class Authentication:
                 raise ScopeRequired
         elif need != "account" and need not in actor.scopes:
             raise ScopeRequired
-        return actor
+        return self._with_certificate(actor, environ)
+
+    def _with_certificate(self, actor: Actor, environ: Environ) -> Actor:
+        """The same, with the certificate of theirs that the client has shown, where that matters: nobody is asked elsewhere."""
+        path = environ["PATH_INFO"]
+        if self.access is None or self.access.certificates is None or actor.account is None:
+            return actor
+        if vault_of(path) != "sealed" and not path.startswith("/certificates"):
+            return actor
+        shown = presented_certificate(environ)
+        return replace(actor, certificate=self.access.certificates.shown_by(actor.account, shown)) if shown else actor
 
     def is_https(self, environ: Environ) -> bool:
         """Whether browsers reach this server by https."""

@@ -42,6 +42,7 @@ TABLE: tuple[tuple[type[MayflyError], int, str], ...] = (
     (errors.AccountRequired, 401, N_("Not signed in")),
     (errors.WrongCredentials, 401, N_("Not signed in")),
     (errors.ScopeRequired, 403, N_("Not for you")),
+    (errors.CertificateRequired, 403, N_("A certificate is needed")),
     (errors.SecureRequired, 403, N_("Not over http")),
     (errors.Taken, 409, N_("Taken")),
     (errors.LastAdmin, 409, N_("The last admin")),

@@ -1,8 +1,9 @@
 """The WSGI layer around Flask: what holds for every request stands here, once.
 
 First what the head of a request tells (`admit`): one process, method and path, trusted hosts, the client's identity behind trusted
-proxies, no prefetching, the announced length. Then the body, the create limit, the application, the response headers and the access
-log. Behind the gate a body is whole, has the length it announced, and stands as bytes in `environ["mayfly.body"]`.
+proxies and the certificate it has shown to them, no prefetching, the announced length. Then the body, the create limit, the
+application, the response headers and the access log. Behind the gate a body is whole, has the length it announced, and stands as
+bytes in `environ["mayfly.body"]`.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from metrics import Metrics, method_of
 from settings import OFF, Settings
 from storage.deadline import one_request
 from web.answers import HTML, JSON, TEXT, Answer
+from web.client_certificates import drop_unbelieved
 from web.errors import PROBLEM_JSON, REASON, Unexpected, reason_of
 from web.errors import answer as answer_error
 from web.limits import Limits
@@ -120,6 +122,7 @@ class Gate:
         self._trusted_hosts = frozenset(settings.trusted_hosts)
         self._any_host = (*_PROBES, "/metrics") if settings.metrics_token else _PROBES
         self._trusted_proxies = settings.trusted_proxies
+        self._proxy_secret = settings.proxy_secret
         self._max_body_bytes = settings.max_body_bytes
         self._one_process_only = settings.one_process_only
         self._on_network = bool(settings.on_network) or settings.accounts_on_network
@@ -194,6 +197,7 @@ class Gate:
         """Check the head of a request and return how many bytes of body it announces. Raises MayflyError."""
         if self._one_process_only and environ["wsgi.multiprocess"]:
             raise Unavailable("The memory store lives in one process, and this server was started with several workers.", 60)
+        drop_unbelieved(environ, self._proxy_secret)
         path, method = environ["PATH_INFO"], environ["REQUEST_METHOD"]
         # Flask would take `post` for POST and `//` for /, past the limits that stand here.
         if method != method.upper():

@@ -25,7 +25,7 @@ from errors import (
     WrongPassphrase,
 )
 from messages import Vault, ask_each
-from records import Preview
+from records import MAX_LIFETIME_SECONDS, Preview, VaultName
 from settings import OFF, Settings
 from web import answers, pages
 from web.answers import HTML, TEXT, Answer
@@ -51,14 +51,18 @@ class Handlers:
         self.vault = vault
         self._max_message_bytes = settings.max_message_bytes
         self._public_url = settings.public_url
-        self._elsewhere = [
-            name for name in settings.databases if name not in (vault.name, "sealed") and settings.accounts_database_url != OFF
-        ]
+        self._most_seconds = settings.sealed_seconds if vault.name == "sealed" else MAX_LIFETIME_SECONDS
+        self._elsewhere = _elsewhere(vault.name, settings)
 
     def write(self, environ: Environ) -> Answer:
         """`GET /`"""
         page = pages.write(
-            wanted_by(environ), self.vault.name, self._elsewhere, self._max_message_bytes, self.vault.store.durability
+            wanted_by(environ),
+            self.vault.name,
+            self._elsewhere,
+            self._max_message_bytes,
+            self.vault.store.durability,
+            self._most_seconds,
         )
         return Answer(200, HTML, page)
 
@@ -68,7 +72,7 @@ class Handlers:
         fields = body.fields
         if body.kind == "form":
             fields = {name: value for name, value in fields.items() if value != "" or name not in _MAY_BE_EMPTY}
-        message = self.vault.create(read_draft(fields, self.vault.name), actor_of(environ))
+        message = self.vault.create(read_draft(fields, self.vault.name, self._most_seconds), actor_of(environ))
         return answers.created(wanted_by(environ), self._public_url or own_origin(environ), message)
 
     def look(self, environ: Environ, link_id: str) -> Answer:
@@ -112,6 +116,16 @@ class Handlers:
         if body_of(environ).fields != {"burn": "yes"}:
             raise FieldRefused("burn", "To burn the message, send burn=yes.")
         return self.burn(environ, token)
+
+
+def _elsewhere(vault: VaultName, settings: Settings) -> list[VaultName]:
+    """The other vaults that the page of one leads to. What is sealed is for few: they come there by the guarded one's."""
+    if settings.accounts_database_url == OFF:
+        return []
+    has_certificates = settings.certificates_database_url != OFF
+    return [
+        name for name in settings.databases if name != vault and (name != "sealed" or (has_certificates and vault == "guarded"))
+    ]
 
 
 class Probes:

@@ -55,6 +55,12 @@ KEY_DAYS = (7, 30, 90, 366)
 """For how many days the page offers to make an API key."""
 
 
+def _lifetimes(most_seconds: int) -> list[tuple[int, Literal["minute", "hour", "day"]]]:
+    """What the page offers where `most_seconds` is the longest."""
+    shorter = [(seconds, unit) for seconds, unit in LIFETIMES if seconds < most_seconds]
+    return [*shorter, (most_seconds, "day" if most_seconds % 86400 == 0 else "hour" if most_seconds % 3600 == 0 else "minute")]
+
+
 def _verbatim(text: str) -> Markup:
     return Markup("\n" + str(escape(text)).replace("\r", "&#13;"))
 
@@ -112,15 +118,22 @@ def _render(name: str, wanted: Wanted, once: bool = False, **values: Any) -> byt
     return template.render(once=once, lang_query=wanted.lang_query, visitor=wanted.visitor, **values).encode()
 
 
-def write(wanted: Wanted, vault: VaultName, elsewhere: Sequence[VaultName], max_message_bytes: int, durability: str) -> bytes:
-    """The page to write a message for one vault, with the way to the others."""
+def write(
+    wanted: Wanted,
+    vault: VaultName,
+    elsewhere: Sequence[VaultName],
+    max_message_bytes: int,
+    durability: str,
+    most_seconds: int = MAX_LIFETIME_SECONDS,
+) -> bytes:
+    """The page to write a message for one vault, where it lives `most_seconds` at most, with the way to the others."""
     return _render(
         "write.html",
         wanted,
         vault=vault,
         elsewhere=elsewhere,
         create_paths=CREATE,
-        lifetimes=[(seconds, wanted.language.duration(seconds, unit)) for seconds, unit in LIFETIMES],
+        lifetimes=[(seconds, wanted.language.duration(seconds, unit)) for seconds, unit in _lifetimes(most_seconds)],
         max_views=MAX_VIEWS,
         max_message_bytes=max_message_bytes,
         max_markdown_bytes=min(MAX_MARKDOWN_BYTES, max_message_bytes),

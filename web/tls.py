@@ -9,13 +9,14 @@ from __future__ import annotations
 import ssl
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from errors import SettingRefused
-from keyfile import read_private
+from access.authority import Authority
+from database import open_certificates
+from errors import NoAuthority, SettingRefused, StoreFailed
+from keyfile import KeyFile, default_path, read_private
 from settings import Settings
 
 _SUITES = "ECDHE+AESGCM:ECDHE+CHACHA20"
@@ -47,14 +48,32 @@ def server_context(settings: Settings) -> ssl.SSLContext:
         context.verify_mode = ssl.CERT_OPTIONAL
         # What the file names is trusted, and need not lead on to a root.
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-        context.load_verify_locations(cadata=_client_ca(settings.client_ca))
+        context.load_verify_locations(
+            cadata=_own_authority(settings) if settings.client_ca == "ca" else _client_ca(settings.client_ca)
+        )
     return context
 
 
-def _client_ca(path: Path | Literal["ca"]) -> str:
+def _own_authority(settings: Settings) -> str:
+    """This server's own, from the database of certificates. Raises StartRefused if there is none, or it cannot be asked."""
+    keys = KeyFile(settings.key_file or default_path())
+    store = open_certificates(settings, keys.path)
+    if store is None:
+        raise SettingRefused("MAYFLY_CLIENT_CA is ca, and MAYFLY_CERTIFICATES_DATABASE_URL is off")
+    try:
+        return Authority(store, keys).pem().decode()
+    except NoAuthority:
+        raise SettingRefused(
+            "MAYFLY_CLIENT_CA: this server has no authority yet; make one with: python server.py ca init"
+        ) from None
+    except StoreFailed:
+        raise SettingRefused("MAYFLY_CLIENT_CA: the database of certificates does not answer") from None
+    finally:
+        store.close()
+
+
+def _client_ca(path: Path) -> str:
     """The authorities in a PEM file. Raises SettingRefused unless there are some, and nothing else."""
-    if path == "ca":
-        raise SettingRefused("MAYFLY_CLIENT_CA: there is no authority of this server yet")
     authorities = _certificates("MAYFLY_CLIENT_CA", path)
     for authority in authorities:
         try:

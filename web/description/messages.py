@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from errors import (
+    CertificateRequired,
     Damaged,
     FieldRefused,
+    MayflyError,
     NotFound,
     OpeningRequired,
     PassphraseRequired,
@@ -58,6 +60,10 @@ _WAITING = {
 }
 
 
+_CERTIFIED: dict[VaultName, tuple[type[MayflyError], ...]] = {"open": (), "guarded": (), "sealed": (CertificateRequired,)}
+"""What else reading is refused by."""
+
+
 def of_vault(vault: VaultName) -> dict[str, Described]:
     """The routes of one vault, by method and rule."""
     which = "" if vault == "open" else f"{vault}_"
@@ -66,7 +72,7 @@ def of_vault(vault: VaultName) -> dict[str, Described]:
         f"POST {CREATE[vault]}": _create(vault, which),
         f"GET {message}": _look(vault, which),
         f"POST {message}": _open(vault, which),
-        f"DELETE {message}": _end_lease(which),
+        f"DELETE {message}": _end_lease(vault, which),
         f"GET {receipt}": _receipt(f"see_{which}receipt", "The sender's side of a message", Example("A message that waits")),
         f"DELETE {receipt}": _receipt(f"burn_{which}message", "Burn the message now", Example("Before anybody opened it")),
         f"POST {receipt}": _receipt(
@@ -75,11 +81,10 @@ def of_vault(vault: VaultName) -> dict[str, Described]:
             Example("Before anybody opened it", body={"burn": "yes"}, sent_as="form"),
         ),
     }
-    if vault != "sealed":
-        page = Told("The page.", page=True)
-        described[f"GET {CREATE[vault]}"] = Described(
-            f"show_{which}page", "The page to write a message", {200: page}, (Example("In a browser", page=True),), language=True
-        )
+    page = Told("The page.", page=True)
+    described[f"GET {CREATE[vault]}"] = Described(
+        f"show_{which}page", "The page to write a message", {200: page}, (Example("In a browser", page=True),), language=True
+    )
     return described
 
 
@@ -96,10 +101,10 @@ def _create(vault: VaultName, which: str) -> Described:
         "encryption": "server",
     }
     examples = [
-        Example("A message", 201, {"message": _TEXT, "views": 1, "expires_in": 604800}, answer=answer),
+        Example("A message", 201, {"message": _TEXT, "views": 1, "expires_in": 86400}, answer=answer),
         Example("A form", 201, {"message": _TEXT, "views": "1"}, "form", answer=f"{link}\n"),
         Example("A form of parts", 201, {"message": _TEXT, "views": "1"}, "multipart", answer=f"{link}\n"),
-        Example("A file", 201, _TEXT, "text", query="views=1&expires_in=604800", answer=f"{link}\n"),
+        Example("A file", 201, _TEXT, "text", query="views=1&expires_in=86400", answer=f"{link}\n"),
         Example(
             "Encrypted end to end",
             201,
@@ -147,7 +152,7 @@ def _look(vault: VaultName, which: str) -> Described:
             Example("One that waits to be opened", 405, answer=_WAITING),
         ),
         path=_LINK,
-        refuses=(NotFound, OpeningRequired, Damaged),
+        refuses=(NotFound, OpeningRequired, Damaged, *_CERTIFIED[vault]),
         language=True,
     )
 
@@ -168,12 +173,13 @@ def _open(vault: VaultName, which: str) -> Described:
         refuses=(
             *(FieldRefused, NotFound, Damaged, TickRequired, PassphraseRequired, ProofRequired, WrongPassphrase),
             TriesInUse,
+            *_CERTIFIED[vault],
         ),
         language=True,
     )
 
 
-def _end_lease(which: str) -> Described:
+def _end_lease(vault: VaultName, which: str) -> Described:
     return Described(
         f"end_lease_of_{which}message",
         "End a reader's lease",
@@ -181,7 +187,7 @@ def _end_lease(which: str) -> Described:
         (Example("After reading", 204, headers=_LEASE_HEADER),),
         path=_LINK,
         headers={"Idempotency-Key": replace(_LEASE, help="That of the lease.", required=True)},
-        refuses=(FieldRefused, NotFound, Damaged),
+        refuses=(FieldRefused, NotFound, Damaged, *_CERTIFIED[vault]),
     )
 
 
