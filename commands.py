@@ -1,4 +1,4 @@
-"""The operator's commands: serve, look after keys and accounts, purge, verify the audit."""
+"""The operator's commands: serve, look after keys, accounts and certificates, purge, verify the audit."""
 
 from __future__ import annotations
 
@@ -15,20 +15,53 @@ import click
 import keyfile
 import messages
 from access.accounts import Accounts
+from access.authority import Authority, make_root, read_certificates, read_root, read_signer
+from access.certificates import DEFAULT_OVERLAP_DAYS, MAX_OVERLAP_DAYS, Certificates, iso
+from access.passwords import require_good
 from access.sealing import reseal
 from audit import Audit
 from audit.chain import Statement, read_statements
-from database import AccessStore, MessageStore, open_access, open_database
-from errors import AuditFailed, BadRequest, Damaged, KeyMissing, LastAdmin, NothingThere, StartRefused, StoreFailed, Taken
+from database import AccessStore, MessageStore, open_access, open_certificates, open_database
+from errors import (
+    AuditFailed,
+    BadRequest,
+    Damaged,
+    KeyMissing,
+    LastAdmin,
+    NoAuthority,
+    NothingThere,
+    StartRefused,
+    StoreFailed,
+    Taken,
+    WrongState,
+)
 from keyfile import KeyFile
-from records import Actor, VaultName
+from records import REASONS, Actor, Event, Reason, VaultName
 from settings import MEMORY_URL, Settings
 
 _OPERATOR = Actor(way="command")
+_CERTIFIER = Actor(scopes=frozenset(("certificates:manage",)), way="command")
 _PASSWORD_FILE = click.option(
     "--password-file",
     type=click.File(encoding="utf-8"),
     help="Read it from the first line of a file, or with - from standard input.",
+)
+_PASSPHRASE_FILE = click.option(
+    "--passphrase-file",
+    type=click.File(encoding="utf-8"),
+    help="Read it from the first line of a file, or with - from standard input.",
+)
+_ROOT = click.option(
+    "--root",
+    "folder",
+    metavar="FOLDER",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Where the root is, to be kept offline.",
+)
+_FILE = click.Path(path_type=Path, dir_okay=False)
+_CSR = click.option(
+    "--csr", type=click.File(encoding="utf-8", errors="replace"), required=True, help="The certificate signing request, in PEM."
 )
 
 
@@ -111,6 +144,10 @@ def build_commands(serve: Callable[[], None], purge_until_stopped: Callable[[Seq
         with _access() as (store, keys):
             if store:
                 reseal(store, keys)  # a server that did not run since it was retired has not done so
+            certificates = open_certificates(_settings(), keys.path)
+            if certificates:
+                reseal(certificates, keys)
+                certificates.close()
         keyfile.drop(_key_path(), key_id, datetime.now(UTC))
         click.echo(f"dropped {key_id}")
 
@@ -159,6 +196,139 @@ def build_commands(serve: Callable[[], None], purge_until_stopped: Callable[[Seq
         click.echo(f"disabled {found.email}")
 
     @cli.group()
+    def ca() -> None:
+        """Make the authority of this server, and look after it."""
+
+    @ca.command()
+    @_ROOT
+    @_PASSPHRASE_FILE
+    def init(folder: Path, passphrase_file: TextIO | None) -> None:
+        """Make a root, for ten years, and a first issuing certificate. The root's passphrase is asked for, twice."""
+        with _certificates() as certificates:
+            if certificates.store.issuers():
+                raise StartRefused("there is an authority already; ca renew makes its next issuing certificate")
+            passphrase = require_good("passphrase", _passphrase(passphrase_file, confirm=True))
+            root = make_root(folder, passphrase, certificates.store.now())
+            certificates.audit.write(Event("certificate", "made", _CERTIFIER))
+            issuer = certificates.authority.issue_issuer(root)
+        click.echo(f"made a root in {folder}: keep that folder offline, and its passphrase elsewhere")
+        click.echo(f"{issuer.id} issues until {iso(issuer.expires_at)}")
+
+    @ca.command()
+    @_ROOT
+    @_PASSPHRASE_FILE
+    def renew(folder: Path, passphrase_file: TextIO | None) -> None:
+        """Make the next issuing certificate. The ones before it stay trusted until they end."""
+        with _certificates() as certificates:
+            root = read_root(folder, _passphrase(passphrase_file))
+            certificates.audit.write(Event("certificate", "made", _CERTIFIER))
+            issuer = certificates.authority.issue_issuer(root)
+        click.echo(f"{issuer.id} issues until {iso(issuer.expires_at)}")
+
+    @ca.command("import")
+    @click.option("--certificate", required=True, type=_FILE, help="The issuing certificate, in PEM.")
+    @click.option("--key", required=True, type=_FILE, help="Its key, in PEM.")
+    @click.option("--chain", type=_FILE, help="What leads from it to its root, in PEM.")
+    @_PASSPHRASE_FILE
+    def import_(certificate: Path, key: Path, chain: Path | None, passphrase_file: TextIO | None) -> None:
+        """Let an issuing certificate that there is issue from now on. Without its chain it is trusted itself."""
+        with _certificates() as certificates:
+            passphrase = _first_line(passphrase_file) if passphrase_file else None
+            signer = read_signer(certificate, key, passphrase)
+            certificates.audit.write(Event("certificate", "made", _CERTIFIER))
+            issuer = certificates.authority.take_over(signer, read_certificates(chain) if chain else [])
+        click.echo(f"{issuer.id} issues until {iso(issuer.expires_at)}")
+
+    @ca.command("list")
+    def list_issuers() -> None:
+        """Name those who issue, the newest first, and until when."""
+        with _certificates() as certificates:
+            for issuer in certificates.store.issuers():
+                click.echo(f"{issuer.id}  until {iso(issuer.expires_at)}")
+
+    @ca.command()
+    def pem() -> None:
+        """Show the certificates of the authority, as /ca.pem does."""
+        with _certificates() as certificates:
+            click.echo(certificates.authority.pem().decode(), nl=False)
+
+    @cli.group()
+    def certificate() -> None:
+        """Issue certificates to accounts, and look after them."""
+
+    @certificate.command("add")
+    @click.argument("email")
+    @_CSR
+    def add_certificate(email: str, csr: TextIO) -> None:
+        """Issue a certificate to an account, for the key of a certificate signing request, and show it."""
+        with _certificates() as certificates:
+            found = certificates.accounts.account_by_email(email.lower())
+            if found is None:
+                raise NothingThere
+            made = certificates.add(_CERTIFIER, found.id, csr.read())
+            click.echo(certificates.pem(_CERTIFIER, made.id).decode(), nl=False)
+
+    @certificate.command("renew")
+    @click.argument("certificate_id")
+    @_CSR
+    @click.option(
+        "--overlap",
+        metavar="DAYS",
+        type=click.IntRange(0, MAX_OVERLAP_DAYS),
+        default=DEFAULT_OVERLAP_DAYS,
+        show_default=True,
+        help="For how long the one that is followed counts as well.",
+    )
+    def renew_certificate(certificate_id: str, csr: TextIO, overlap: int) -> None:
+        """Issue the certificate that follows another, and show it."""
+        with _certificates() as certificates:
+            made = certificates.renew(_CERTIFIER, certificate_id, csr.read(), overlap)
+            click.echo(certificates.pem(_CERTIFIER, made.id).decode(), nl=False)
+
+    @certificate.command("list")
+    @click.argument("email", required=False)
+    def list_certificates(email: str | None) -> None:
+        """Name all certificates, or those of an account, the newest first."""
+        with _certificates() as certificates:
+            found = certificates.accounts.account_by_email(email.lower()) if email else None
+            if email and found is None:
+                raise NothingThere
+            for one in certificates.all(_CERTIFIER, found.id if found else None):
+                click.echo(f"{one.id}  {one.email}  {one.state}  until {iso(one.expires_at)}")
+
+    @certificate.command()
+    @click.argument("certificate_id")
+    def show(certificate_id: str) -> None:
+        """Show a certificate and those above it, in PEM."""
+        with _certificates() as certificates:
+            click.echo(certificates.pem(_CERTIFIER, certificate_id).decode(), nl=False)
+
+    @certificate.command()
+    @click.argument("certificate_id")
+    def deactivate(certificate_id: str) -> None:
+        """Let a certificate count no more, until it is activated."""
+        with _certificates() as certificates:
+            certificates.set_state(_CERTIFIER, certificate_id, "inactive")
+        click.echo(f"deactivated {certificate_id}")
+
+    @certificate.command()
+    @click.argument("certificate_id")
+    def activate(certificate_id: str) -> None:
+        """Let a certificate that was deactivated count again."""
+        with _certificates() as certificates:
+            certificates.set_state(_CERTIFIER, certificate_id, "active")
+        click.echo(f"activated {certificate_id}")
+
+    @certificate.command()
+    @click.argument("certificate_id")
+    @click.option("--reason", type=click.Choice(REASONS), default="unspecified", show_default=True)
+    def revoke(certificate_id: str, reason: Reason) -> None:
+        """Let a certificate count no more, for good."""
+        with _certificates() as certificates:
+            certificates.set_state(_CERTIFIER, certificate_id, "revoked", reason)
+        click.echo(f"revoked {certificate_id}")
+
+    @cli.group()
     def audit() -> None:
         """Verify the audit: who did what, and whether anybody changed that since."""
 
@@ -195,7 +365,7 @@ def build_commands(serve: Callable[[], None], purge_until_stopped: Callable[[Seq
 def _access() -> Iterator[tuple[AccessStore | None, KeyFile]]:
     """The store of accounts and audit, if this server has one, and its keys. What goes wrong with them becomes a StartRefused."""
     keys = KeyFile(_key_path())
-    store = open_access(Settings.from_environ(os.environ), keys.path)
+    store = open_access(_settings(), keys.path)
     try:
         yield store, keys
     except StoreFailed:
@@ -223,11 +393,40 @@ def _accounts() -> Iterator[Accounts]:
             raise StartRefused(str(refusal)) from None
 
 
+@contextmanager
+def _certificates() -> Iterator[Certificates]:
+    """The certificates of this server. What is refused becomes a StartRefused."""
+    settings = _settings()
+    with _access() as (accounts, keys):
+        audit = _audit_in(accounts, keys)
+        store = open_certificates(settings, keys.path)
+        if store is None:
+            raise StartRefused("MAYFLY_CERTIFICATES_DATABASE_URL is off, so there are no certificates")
+        assert accounts
+        try:
+            yield Certificates(store, Authority(store, keys), accounts, audit, settings.certificate_days)
+        except (BadRequest, NoAuthority, WrongState, NothingThere, AuditFailed) as refusal:
+            raise StartRefused(str(refusal)) from None
+        finally:
+            store.close()
+
+
 def _password(file: TextIO | None) -> str:
     """A password that is typed in, twice, or the first line of a file."""
     if file:
-        return file.readline().removesuffix("\n").removesuffix("\r")
+        return _first_line(file)
     return str(click.prompt("Password", hide_input=True, confirmation_prompt=True))
+
+
+def _passphrase(file: TextIO | None, confirm: bool = False) -> str:
+    """The passphrase of a root, typed in, to be made known twice, or the first line of a file."""
+    if file:
+        return _first_line(file)
+    return str(click.prompt("Passphrase of the root", hide_input=True, confirmation_prompt=confirm))
+
+
+def _first_line(file: TextIO) -> str:
+    return file.readline().removesuffix("\n").removesuffix("\r")
 
 
 def _audit_in(store: AccessStore | None, keys: KeyFile) -> Audit:
@@ -256,5 +455,9 @@ def _purge_once(stores: Mapping[VaultName, MessageStore]) -> None:
         raise StartRefused(f"not purged, as its database does not answer: the {' and the '.join(down)} vault")
 
 
+def _settings() -> Settings:
+    return Settings.from_environ(os.environ)
+
+
 def _key_path() -> Path:
-    return Settings.from_environ(os.environ).key_file or keyfile.default_path()
+    return _settings().key_file or keyfile.default_path()

@@ -19,6 +19,7 @@ from typing import Any
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.base import BaseTrigger
 
+from access.certificates import Certificates
 from access.oauth import SigningKeys
 from access.sealing import reseal
 from audit import Audit
@@ -112,13 +113,20 @@ class Housekeeping(Regularly):
     """Keeps house for accounts and audit, at the start and every hour: of several processes one is enough, and more do no harm.
 
     Secrets are sealed under the current key, so that the one before may be dropped; the head of the audit is signed; entries older
-    than `audit_days` go, and so do sessions, keys and links that have ended.
+    than `audit_days` go, and so do sessions, keys and links that have ended. Certificates that end soon are warned of.
     """
 
     name = "housekeeping"
 
     def __init__(
-        self, store: AccessStore, keys: KeyFile, audit: Audit, audit_days: int, signing: SigningKeys, seconds: float = 3600
+        self,
+        store: AccessStore,
+        keys: KeyFile,
+        audit: Audit,
+        audit_days: int,
+        signing: SigningKeys,
+        certificates: Certificates | None = None,
+        seconds: float = 3600,
     ) -> None:
         self._duties: dict[str, Callable[[], object]] = {
             "sealing secrets under the current key": partial(reseal, store, keys),
@@ -127,6 +135,12 @@ class Housekeeping(Regularly):
             "looking after the keys that sign tokens": signing.look_after,
             "removing what has ended": store.tidy,
         }
+        if certificates:
+            self._duties |= {
+                "sealing issuing keys under the current key": partial(reseal, certificates.store, keys),
+                "looking after certificates": certificates.look_after,
+                "removing old deliveries": certificates.store.tidy,
+            }
         super().__init__([self.keep], seconds, at_once=True)
 
     def keep(self) -> None:

@@ -30,7 +30,7 @@ from database import Clock, MessageStore, open_access, open_certificates, open_d
 from errors import StartRefused
 from keyfile import KeyFile
 from logs import log_to_stderr
-from messages import Notify, Vault, anyone_with_the_link, nobody_asks, whoever_is_signed_in, whoever_shows_a_certificate
+from messages import Notify, Vault, anyone_with_the_link, nobody_asks, whoever_is_signed_in
 from metrics import Metrics
 from scheduler import Housekeeping, PurgeScheduler, purge_until_stopped
 from settings import Settings
@@ -45,7 +45,6 @@ from web.scrape import Scrape
 
 HEADER_MILLISECONDS = 10_000
 CONNECTIONS = 1024
-_ADMIT = {"open": anyone_with_the_link, "guarded": whoever_is_signed_in, "sealed": whoever_shows_a_certificate}
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - looked up, not bound
 
 
@@ -61,6 +60,7 @@ def create_app(settings: Settings | None = None, now: Clock | None = None) -> Ga
     access = open_accounts(settings, keys, now)
     notices = access.message_notices if access else None
     vaults = open_vaults(settings, now, metrics, keys, access.audit if access else None, notices.tell if notices else None)
+    access = access and _handing_over(access, vaults)
     # What is registered here runs after what is registered later: the purge has stopped by then.
     for vault in vaults:
         if vault.name in settings.on_network:
@@ -69,7 +69,7 @@ def create_app(settings: Settings | None = None, now: Clock | None = None) -> Ga
         atexit.register(access.store.close)
         if access.webhooks:
             atexit.register(access.webhooks.store.close)
-        housekeeping = Housekeeping(access.store, keys, access.audit, settings.audit_days, access.tokens.keys)
+        housekeeping = Housekeeping(access.store, keys, access.audit, settings.audit_days, access.tokens.keys, access.certificates)
         housekeeping.start()
         atexit.register(housekeeping.stop)
         if access.webhooks and notices:
@@ -106,7 +106,7 @@ def open_vaults(
             lease_seconds=settings.lease_seconds,
             max_message_bytes=settings.max_message_bytes,
             name=name,
-            admit=_ADMIT[name],
+            admit=anyone_with_the_link if name == "open" else whoever_is_signed_in,
             metrics=metrics.vaults[name],
             admits=admits,
             redact=redacted,
@@ -133,6 +133,12 @@ def open_accounts(settings: Settings, keys: KeyFile, now: Clock | None = None) -
         webhooks=Webhooks(certificates, keys, access.audit, settings.webhook_private),
         message_notices=MessageNotices(certificates, access.audit, now or wall_clock),
     )
+
+
+def _handing_over(access: Access, vaults: Sequence[Vault]) -> Access:
+    """The same, with the guarded vault, by which keys of certificates that are made here are handed over."""
+    guarded = next((vault for vault in vaults if vault.name == "guarded"), None)
+    return replace(access, certificates=access.certificates and replace(access.certificates, vault=guarded))
 
 
 def _key_file(settings: Settings) -> KeyFile:

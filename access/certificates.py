@@ -278,12 +278,12 @@ class Certificates:
             return CertificateChange(replace(found, warned_days=days), (notice_of("certificate.expiring", found, now),))
 
         self.store.change_certificate(one.id, change)
-        _log.warning("the certificate %s ends within %d days, on %s", one.id, days, _iso(one.expires_at))
+        _log.warning("the certificate %s ends within %d days, on %s", one.id, days, iso(one.expires_at))
 
     def _warn_of_issuer(self) -> None:
         issuers = self.store.issuers()
         if issuers and issuers[0].expires_at <= self.store.now() + _ISSUER_WARNING:
-            _log.warning("the authority that issues ends on %s: python server.py ca renew", _iso(issuers[0].expires_at))
+            _log.warning("the authority that issues ends on %s: python server.py ca renew", iso(issuers[0].expires_at))
 
     # When one is shown
 
@@ -382,12 +382,12 @@ def notice_of(type_: NoticeType, certificate: Certificate, at: Millis, **more: s
         "issuer": certificate.issuer,
         "state": certificate.state,
         "reason": certificate.reason or None,
-        "not_before": _iso(certificate.begins_at),
-        "not_after": _iso(certificate.expires_at),
+        "not_before": iso(certificate.begins_at),
+        "not_after": iso(certificate.expires_at),
         "replaces": certificate.replaces,
         **more,
     }
-    payload = {"type": type_, "timestamp": _iso(at), "data": data}
+    payload = {"type": type_, "timestamp": iso(at), "data": data}
     return Notice(str(uuid.uuid4()), certificate.id, type_, json.dumps(payload, separators=(",", ":")))
 
 
@@ -401,7 +401,7 @@ def _own(actor: Actor) -> Account:
     return actor.account
 
 
-def _iso(millis: Millis) -> str:
+def iso(millis: Millis) -> str:
     return datetime.fromtimestamp(millis // SECOND, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 

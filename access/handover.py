@@ -28,7 +28,7 @@ from records import MAX_LIFETIME_SECONDS, Account, Actor, Audience, Created, Dra
 
 FILE_NAME, MEDIA_TYPE = "mayfly-certificate.p12", "application/x-pkcs12"
 _ROUNDS = 100_000  # of the document: its key is 256 random bits, which nobody guesses
-_FILE_ROUNDS = 600_000  # of the file, which stays on a disk; its passphrase is random as well
+_FILE_ROUNDS = 100_000  # its passphrase is random as well
 _ALPHABET = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 _LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"  # without those that are taken for one another: five bits each, but for a little
 _GROUPS, _GROUP = 5, 5

@@ -27,9 +27,10 @@ from urllib.parse import urlsplit
 import httpx
 
 import keyfile
+from access import authority
 from access.accounts import Accounts
 from audit import Audit
-from database import open_access, wall_clock
+from database import open_access, open_certificates, wall_clock
 from keyfile import KeyFile
 from records import Actor, Millis
 from settings import Settings
@@ -212,6 +213,14 @@ class Served:
         with self._accounts() as accounts:
             given = {"email": email, "first_name": "Ana", "last_name": "Silva", "roles": list(roles), "password": password}
             return accounts.add(Actor(way="command"), given)[0].id
+
+    def add_authority(self) -> None:
+        """Make a root and who issues, as the operator does, in the server's own database."""
+        store = open_certificates(Settings.from_environ(self.settings), self.key_file, self.clock.now)
+        assert store
+        root = authority.make_root(self.folder / "root", PASSWORD, store.now())
+        authority.Authority(store, KeyFile(self.key_file)).issue_issuer(root)
+        store.close()
 
     @contextmanager
     def _accounts(self) -> Iterator[Accounts]:

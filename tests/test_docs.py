@@ -111,7 +111,8 @@ def home(served: Served, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("home")
     (folder / ".config" / "mayfly").mkdir(parents=True)
     (folder / ".config" / "mayfly" / "key.json").symlink_to(served.key_file)
-    (folder / ".config" / "mayfly" / "accounts.db").symlink_to(served.folder / "accounts.db")
+    for name in ("accounts.db", "certificates.db"):
+        (folder / ".config" / "mayfly" / name).symlink_to(served.folder / name)
     return folder
 
 
@@ -215,8 +216,16 @@ def test_every_route_has_a_command() -> None:
         "POST /accounts/<account_id>": r'-d do=disable "\$account"',
         "DELETE /accounts/<account_id>": r'-X DELETE "\$account"',
         "POST /accounts/<account_id>/password-link": r'-X POST "\$account/password-link"',
+        "GET /certificates": r'curl -s -u "\$ana" "http://127.0.0.1:8000/certificates\?account=\$account"',
+        "POST /certificates": r"--json .* http://127.0.0.1:8000/certificates\)",
+        "GET /certificates/<certificate_id>": r'curl -s -u "\$ana" "\$certificate"',
+        "PATCH /certificates/<certificate_id>": r'-X PATCH --json .* "\$certificate"',
+        "GET /certificates/<certificate_id>/pem": r'curl -s -u "\$ana" "\$certificate/pem"',
+        "POST /certificates/<certificate_id>/renew": r'csr@\S+ -d overlap_days=7 "\$certificate/renew"',
+        "GET /ca.pem": r"curl -s http://127.0.0.1:8000/ca.pem",
+        "GET /ca.crl": r"curl -s http://127.0.0.1:8000/ca.crl",
+        "GET /ca/<issuer_file>": r'curl -s "http://127.0.0.1:8000/ca/\$issuer.crl"',
         "POST /guarded": r"curl --json .* http://127.0.0.1:8000/guarded\n",
-        "GET /sealed": r"curl -s -o /dev/null -w \S+ \S+ http://127.0.0.1:8000/sealed\n",
         "POST /sealed": r"curl -s --json .* http://127.0.0.1:8000/sealed",
         "GET /sealed/<link_id>": r'curl "\$sealed"',
     }

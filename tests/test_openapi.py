@@ -13,6 +13,10 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding
 from flask import Flask
 from jsonschema import Draft202012Validator, FormatChecker
 from markupsafe import escape
@@ -58,6 +62,7 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flask]:
 def served(tmp_path_factory: pytest.TempPathFactory, express: str) -> Iterator[Served]:
     with Served(tmp_path_factory.mktemp("served"), MAYFLY_METRICS_TOKEN=examples.METRICS_TOKEN) as running:
         running.add_account(examples.EMAIL, "admin", password=examples.PASSWORD)
+        running.add_authority()
         yield running
 
 
@@ -192,7 +197,12 @@ def test_example_answers_as_it_says(
 def _curl(line: str) -> tuple[int, dict[str, str], str]:
     """Run a line as a shell does, and return status, headers (in lower case) and body."""
     ran = subprocess.run(
-        ["bash", "-c", line.replace("curl ", "curl -s -i ", 1)], capture_output=True, text=True, timeout=30, check=True
+        ["bash", "-c", line.replace("curl ", "curl -s -i ", 1)],
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=30,
+        check=True,
     )
     head, _, body = ran.stdout.replace("\r\n", "\n").partition("\n\n")
     status, *lines = head.split("\n")
@@ -219,6 +229,7 @@ _CHANCE = (
     (r"mayfly_[A-Za-z0-9_-]{43}", "<key>"),
     (r'"number":\d+', '"number":4711'),
     (r"\b[0-9a-f]{64}\b", "<mac>"),
+    (r"\b[0-9a-f]{40}\b", "<serial>"),
     (r"\b\d{4}-\d{2}-[a-z0-9]{4}\b", "<key id>"),
     (r"eyJ[A-Za-z0-9_.-]+…?", "<jwt>"),
 )
@@ -252,11 +263,16 @@ def _values(served: Served, program: Program, route: str, example: Example) -> I
         values |= {examples.LINK_ID: made["id"], examples.RECEIPT_TOKEN: made["receipt"].rpartition("/")[2]}
         if route.startswith("DELETE") and "<link_id>" in path:
             program.ask("POST", urlsplit(made["link"]).path, {"idempotency_key": examples.IDEMPOTENCY})
-    if path.startswith(("/accounts", "/password")):
+    if path.startswith(("/accounts", "/password", "/certificates", "/ca")):
         program.forget_rui()
-    if "<account_id>" in path or path.startswith("/password"):
+    if "<account_id>" in path or path.startswith(("/password", "/certificates", "/ca/")):
         rui = program.ask("POST", "/accounts", {"email": RUI, "first_name": "Rui", "last_name": "Costa", "roles": ["support"]})
         values |= {examples.ACCOUNT_ID: rui["id"], examples.LINK_SECRET: rui["password_link"].rpartition("/")[2]}
+    if path.startswith(("/certificates", "/ca/")):
+        csr = new_csr()
+        made = program.ask("POST", "/certificates", {"account": rui["id"], "csr": csr})
+        values |= {examples.CERTIFICATE_ID: made["id"], examples.ISSUER_ID: made["issuer"]}
+        values |= {json.dumps(examples.CSR)[1:-1]: json.dumps(csr)[1:-1]}
     if path.startswith(("/keys", "/admin/keys")):
         program.revoke_others()
     if "<key_id>" in path:
@@ -267,6 +283,13 @@ def _values(served: Served, program: Program, route: str, example: Example) -> I
         served.http.post(path, json=fields, auth=(examples.EMAIL, fields["old"])).raise_for_status()
 
 
+def new_csr() -> str:
+    """A certificate signing request. All examples are made with the same key, for one of them follows a certificate of it."""
+    builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
+    return builder.sign(_KEY, SHA256()).public_bytes(Encoding.PEM).decode()
+
+
+_KEY = generate_private_key(SECP256R1())
 RUI = "rui@example.com"
 
 

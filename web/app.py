@@ -18,6 +18,7 @@ from web.admin import Admin
 from web.answers import Answer
 from web.audit import AuditPage
 from web.authentication import NEEDS, Authentication
+from web.certificates import CertificatePages
 from web.handlers import Handlers, Probes
 from web.oauth import OAuth
 from web.openapi import Description
@@ -75,6 +76,9 @@ def _register_accounts(app: Flask, authentication: Authentication, access: Acces
     app.register_blueprint(routes.sign_in_blueprint(sign_in, authentication))
     pages = AccountPages(authentication.public_url, access.accounts, access.credentials)
     app.register_blueprint(routes.accounts_blueprint(pages, authentication))
+    if access.certificates:
+        certificates = CertificatePages(authentication.public_url, access.certificates)
+        app.register_blueprint(routes.certificates_blueprint(certificates, authentication))
     app.register_blueprint(routes.oauth_blueprint(OAuth(authentication, access.tokens), authentication))
     app.register_blueprint(routes.audit_blueprint(AuditPage(access.audit), authentication))
 

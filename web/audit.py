@@ -7,17 +7,17 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import urlencode
 
 from audit import ACTIONS, MAX_PAGE, OUTCOMES, Audit
-from errors import BodyRefused, FieldRefused
+from errors import FieldRefused
 from fields import Choice, Field, Line, Model, Whole
 from records import VAULT_NAMES, AuditEntry, Millis
 from web import pages
 from web.answers import HTML, Answer, as_json, iso
 from web.authentication import actor_of
+from web.bodies import read_query
 from web.gate import Environ
-from web.languages import without_language
 from web.negotiation import wanted_by
 
 LINES = "application/x-ndjson"
@@ -78,7 +78,7 @@ class AuditPage:
 
     def audit(self, environ: Environ) -> Answer:
         """`GET /audit`: a page, a JSON document, or for everybody else JSON lines."""
-        query = _query(environ)
+        query = read_query(environ.get("QUERY_STRING", ""))
         values, wanted = LOOK.read(query), wanted_by(environ)
         since, until = (
             default if values[name] is None else values[name] for name, default in (("since", _FIRST), ("until", _LAST))
@@ -97,20 +97,6 @@ class AuditPage:
         lines = f"/audit?{urlencode({**query, 'as': 'lines'})}"
         chosen = {name: query.get(name, "") for name in LOOK.names}
         return Answer(200, HTML, pages.audit(wanted, entries, last, found.head.line, chosen, older, lines))
-
-
-def _query(environ: Environ) -> dict[str, str]:
-    """The fields of the query, without those that a form left empty. Raises FieldRefused, BodyRefused."""
-    try:
-        pairs = parse_qsl(
-            without_language(environ.get("QUERY_STRING", "")), keep_blank_values=True, errors="strict", max_num_fields=20
-        )
-    except ValueError:
-        raise BodyRefused("The query is not well formed.") from None
-    query = dict(pairs)
-    if len(query) != len(pairs):
-        raise FieldRefused("", "A field is there twice.")
-    return {name: value for name, value in query.items() if value}
 
 
 def _filters(values: dict[str, Any]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""From a request body to named fields: forms, multipart, JSON, plain text. Strict, so that nothing is changed silently.
+"""From a request's body or query to named fields: forms, multipart, JSON, plain text. Strict: nothing is changed silently.
 
 The gate has checked by then that the body is whole and not too long. Everything refused here is the client's to mend: 400 or 415.
 """
@@ -17,6 +17,7 @@ from werkzeug.http import parse_options_header
 from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDecoder, NeedData
 
 from errors import BodyRefused, FieldRefused, UnsupportedBody
+from web.languages import without_language
 
 MAX_FIELDS = 20
 _NOT_ENCODED = re.compile("%(?![0-9A-Fa-f]{2})")
@@ -56,6 +57,18 @@ def read_body(body: bytes, content_type: str, query: str) -> Body:
     if not body:
         return Body("none", {})
     raise UnsupportedBody("Send a form, multipart/form-data, application/json or text/plain (curl: --data-urlencode message=…).")
+
+
+def read_query(query: str) -> dict[str, str]:
+    """The fields of a query but `lang`, without those that a form left empty. Raises FieldRefused, BodyRefused."""
+    try:
+        pairs = parse_qsl(without_language(query), keep_blank_values=True, errors="strict", max_num_fields=MAX_FIELDS)
+    except ValueError:
+        raise BodyRefused("The query is not well formed.") from None
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        raise FieldRefused("", "A field is there twice.")
+    return {name: value for name, value in fields.items() if value}
 
 
 _media_type = lru_cache(maxsize=256)(parse_options_header)

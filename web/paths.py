@@ -21,7 +21,7 @@ _ROUTES = frozenset(
         *("/", "/guarded", "/sealed", "/admin", "/admin/keys", "/delete", "/docs", "/openapi.json", "/healthz", "/readyz"),
         "/metrics",
         *("/sign-in", "/sign-out", "/reset", "/account", "/account/password", "/accounts", "/keys", "/audit", "/oauth/token"),
-        *("/.well-known/jwks.json", "/.well-known/oauth-authorization-server"),
+        *("/.well-known/jwks.json", "/.well-known/oauth-authorization-server", "/certificates", "/ca.pem", "/ca.crl"),
     )
 )
 ACCOUNT_ROUTES = frozenset(
@@ -29,10 +29,13 @@ ACCOUNT_ROUTES = frozenset(
         *("/sign-in", "/sign-out", "/reset", "/account", "/account/password", "/password/…", "/accounts", "/accounts/…"),
         *("/keys", "/keys/…", "/oauth/token", "/.well-known/jwks.json", "/.well-known/oauth-authorization-server"),
         *("/admin", "/admin/keys", "/delete", "/audit", "/audit/…"),
+        *("/certificates", "/certificates/…", "/ca.pem", "/ca.crl", "/ca/…"),
     )
 )
-"""Those that ask the database of accounts and audit, whatever vault they are about."""
+"""Those that ask the database of accounts and audit, or that of certificates, whatever vault they are about."""
 _ROUTES_BELOW = {
+    "certificates": "/certificates/…",
+    "ca": "/ca/…",
     "message": "/message/…",
     "receipt": "/receipt/…",
     "static": "/static/…",

@@ -15,6 +15,7 @@ from web.admin import Admin
 from web.answers import Answer
 from web.audit import AuditPage
 from web.authentication import Authentication, Need
+from web.certificates import CertificatePages
 from web.gate import Environ, headers_of
 from web.handlers import Handler, Handlers, Probes
 from web.negotiation import wanted_by
@@ -62,12 +63,13 @@ class Routes:
 
 
 def vault_blueprint(handlers: Handlers, authentication: Authentication) -> Blueprint:
-    """All routes of the messages and receipts of one vault."""
+    """All routes of the messages and receipts of one vault. What is sealed cannot be opened yet: there is no page to write it."""
     name = handlers.vault.name
     create, message, receipt = CREATE[name], f"{MESSAGE[name]}<link_id>", f"{RECEIPT[name]}<token>"
     reading: Need = "anyone" if name == "open" else "messages:read"
     routes = Routes(name, authentication)
-    routes.add(create, "GET", handlers.write, "create")
+    if name != "sealed":
+        routes.add(create, "GET", handlers.write, "create")
     routes.add(create, "POST", handlers.create, "create")
     routes.add(message, "GET", handlers.look, reading)
     routes.add(message, "POST", handlers.open, reading)
@@ -132,6 +134,21 @@ def accounts_blueprint(pages: AccountPages, authentication: Authentication) -> B
     routes.add("/keys", "POST", pages.add_key, "password")
     routes.add("/keys/<key_id>", "POST", pages.revoke_key_by_form, "password")
     routes.add("/keys/<key_id>", "DELETE", pages.revoke_key, "password")
+    return routes.blueprint
+
+
+def certificates_blueprint(pages: CertificatePages, authentication: Authentication) -> Blueprint:
+    """`/certificates`, and the authority."""
+    routes = Routes("certificates", authentication)
+    routes.add("/certificates", "GET", pages.certificates, "account")
+    routes.add("/certificates", "POST", pages.add_certificate, "certificates:manage")
+    routes.add("/certificates/<certificate_id>", "GET", pages.certificate, "account")
+    routes.add("/certificates/<certificate_id>", "PATCH", pages.change_certificate, "account")
+    routes.add("/certificates/<certificate_id>/pem", "GET", pages.certificate_pem, "account")
+    routes.add("/certificates/<certificate_id>/renew", "POST", pages.renew_certificate, "account")
+    routes.add("/ca.pem", "GET", pages.authority, "anyone")
+    routes.add("/ca.crl", "GET", pages.revoked, "anyone")
+    routes.add("/ca/<issuer_file>", "GET", pages.revoked_of, "anyone")
     return routes.blueprint
 
 

@@ -187,7 +187,7 @@ def lane_of(environ: Environ, body: bytes) -> Lane | None:
         return "passphrases"
     if path in ("/sign-in", "/account/password", "/accounts") or path.startswith("/password/"):
         return "passphrases" if environ["REQUEST_METHOD"] == "POST" else "long"
-    if path in ("/admin", "/delete", "/metrics", "/oauth/token", "/reset"):
+    if path in ("/admin", "/delete", "/metrics", "/oauth/token", "/reset") or path.startswith(("/certificates", "/ca.", "/ca/")):
         return "long"
     content_type = environ.get("CONTENT_TYPE", "").lower()
     if environ["REQUEST_METHOD"] != "POST" or not content_type:

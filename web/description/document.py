@@ -11,6 +11,7 @@ from errors import MayflyError
 from records import VAULT_NAMES, Scope
 from web.authentication import ADMIN_COOKIE, Need
 from web.description import Described, Example, Parameter, Schema, Taken, Told
+from web.description.certificates import CERTIFICATES
 from web.description.examples import curl_line
 from web.description.messages import of_vault
 from web.description.people import PEOPLE
@@ -24,6 +25,7 @@ Object = dict[str, Any]
 GROUPS: dict[str, tuple[str, dict[str, Described]]] = {
     **{name: (f"Messages in the {name} vault", of_vault(name)) for name in VAULT_NAMES},
     "accounts": ("Accounts, what people and programs sign in with, and the audit", PEOPLE),
+    "certificates": ("Certificates for TLS clients, and the authority they come from", CERTIFICATES),
     "service": ("The server itself, and what its operator does", SERVICE),
 }
 ROUTES: dict[str, Described] = {name: route for _, group in GROUPS.values() for name, route in group.items()}

@@ -13,8 +13,9 @@ from access.passwords import MAX_BYTES, MIN_CHARACTERS
 from audit import ACTIONS, OUTCOMES
 from fields import Model
 from fields.documents import Document, Proof
-from records import MAX_OPENINGS, MAX_TRIES, MAX_VIEWS, SCOPES, State, Way
+from records import CERTIFICATE_STATES, MAX_OPENINGS, MAX_TRIES, MAX_VIEWS, REASONS, SCOPES, State, Way
 from web.accounts import NEW_KEY
+from web.certificates import CERTIFICATE_CHANGE, FOLLOWER, NEW_CERTIFICATE
 from web.description import Schema
 
 TIME: Schema = {"type": "string", "format": "date-time"}
@@ -83,6 +84,9 @@ REQUESTS: dict[str, Model] = {
     "NewAccount": NEW_ACCOUNT,
     "AccountChange": CHANGED_ACCOUNT,
     "NewKey": NEW_KEY,
+    "NewCertificate": NEW_CERTIFICATE,
+    "CertificateChange": CERTIFICATE_CHANGE,
+    "CertificateFollower": FOLLOWER,
 }
 """Bodies that are checked by a model. Those that may come as a form are there as `<name>Form` as well."""
 _JSON_ONLY = {"Document", "GuardedDocument"}
@@ -119,6 +123,22 @@ _KEY: dict[str, Schema] = {
     "created_at": TIME,
     "expires_at": TIME,
     "used_at": {**_MAYBE_TIME, "description": "When it was used last, to the minute."},
+}
+_CERTIFICATE: dict[str, Schema] = {
+    "id": UUID,
+    "account": UUID,
+    "email": {**TEXT, "description": "The account's, as it stands in the certificate."},
+    "serial": {"type": "string", "pattern": "^[0-9a-f]{40}$"},
+    "sha256": {"type": "string", "pattern": "^[0-9a-f]{64}$", "description": "Of the certificate's DER."},
+    "issuer": UUID,
+    "state": word(*CERTIFICATE_STATES),
+    "reason": {"enum": [*REASONS, None], "description": "Why it was revoked."},
+    "created_at": TIME,
+    "not_before": TIME,
+    "not_after": TIME,
+    "changed_at": TIME,
+    "replaces": {"type": ["string", "null"], "format": "uuid", "description": "The certificate that it follows."},
+    "superseded_at": {**_MAYBE_TIME, "description": "When it is revoked, as another follows it."},
 }
 _DO: Schema = {**word("change", "enable", "disable", "delete"), "description": "change: with what to change."}
 
@@ -210,6 +230,19 @@ _PLAIN: dict[str, Schema] = {
         keys=many(every(**_KEY, email=TEXT)),
         encryption_keys=many(every(id=TEXT, retired_at=_MAYBE_TIME)),
     ),
+    "Certificate": every(**_CERTIFICATE),
+    "NewCertificateMade": some(
+        (*_CERTIFICATE, "pem"),
+        **_CERTIFICATE,
+        pem={**TEXT, "description": "The certificate, and those above it but for the root."},
+        link={
+            **LINK,
+            "description": "If the key was made here: the message that holds it, for the account alone. It is shown this once.",
+        },
+        receipt={**LINK, "description": "Of that message."},
+        passphrase={**TEXT, "description": "Of the file in it; it is to reach the account by another way than the link."},
+    ),
+    "Certificates": every(certificates=many(ref("Certificate"))),
     "Token": every(access_token=TEXT, token_type={"const": "Bearer"}, expires_in={"type": "integer"}, scope=TEXT),
     "OAuthError": some(("error",), error=TEXT, error_description=TEXT),
     "Jwks": every(keys=many(every(**dict.fromkeys(("kty", "use", "alg", "kid", "n", "e"), TEXT)))),
