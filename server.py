@@ -30,7 +30,7 @@ from database import Clock, MessageStore, open_access, open_certificates, open_d
 from errors import StartRefused
 from keyfile import KeyFile
 from logs import log_to_stderr
-from messages import Notify, Vault, anyone_with_the_link, nobody_asks, whoever_is_signed_in
+from messages import Notify, Vault, anyone_with_the_link, nobody_asks, whoever_is_signed_in, whoever_shows_a_certificate
 from metrics import Metrics
 from scheduler import Housekeeping, PurgeScheduler, purge_until_stopped
 from settings import Settings
@@ -45,6 +45,7 @@ from web.scrape import Scrape
 
 HEADER_MILLISECONDS = 10_000
 CONNECTIONS = 1024
+_ADMIT = {"open": anyone_with_the_link, "guarded": whoever_is_signed_in, "sealed": whoever_shows_a_certificate}
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - looked up, not bound
 
 
@@ -106,7 +107,7 @@ def open_vaults(
             lease_seconds=settings.lease_seconds,
             max_message_bytes=settings.max_message_bytes,
             name=name,
-            admit=anyone_with_the_link if name == "open" else whoever_is_signed_in,
+            admit=_ADMIT[name],
             metrics=metrics.vaults[name],
             admits=admits,
             redact=redacted,

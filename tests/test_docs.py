@@ -226,6 +226,7 @@ def test_every_route_has_a_command() -> None:
         "GET /ca.crl": r"curl -s http://127.0.0.1:8000/ca.crl",
         "GET /ca/<issuer_file>": r'curl -s "http://127.0.0.1:8000/ca/\$issuer.crl"',
         "POST /guarded": r"curl --json .* http://127.0.0.1:8000/guarded\n",
+        "GET /sealed": r"curl -s -o /dev/null -w \S+ \S+ http://127.0.0.1:8000/sealed\n",
         "POST /sealed": r"curl -s --json .* http://127.0.0.1:8000/sealed",
         "GET /sealed/<link_id>": r'curl "\$sealed"',
     }

@@ -60,6 +60,7 @@ def declared(app: Flask) -> dict[str, str]:
 NEED_OF = {
     "GET /": "create",
     "GET /guarded": "create",
+    "GET /sealed": "create",
     "POST /": "create",
     "GET /message/<link_id>": "anyone",
     "POST /message/<link_id>": "anyone",

@@ -63,13 +63,12 @@ class Routes:
 
 
 def vault_blueprint(handlers: Handlers, authentication: Authentication) -> Blueprint:
-    """All routes of the messages and receipts of one vault. What is sealed cannot be opened yet: there is no page to write it."""
+    """All routes of the messages and receipts of one vault."""
     name = handlers.vault.name
     create, message, receipt = CREATE[name], f"{MESSAGE[name]}<link_id>", f"{RECEIPT[name]}<token>"
     reading: Need = "anyone" if name == "open" else "messages:read"
     routes = Routes(name, authentication)
-    if name != "sealed":
-        routes.add(create, "GET", handlers.write, "create")
+    routes.add(create, "GET", handlers.write, "create")
     routes.add(create, "POST", handlers.create, "create")
     routes.add(message, "GET", handlers.look, reading)
     routes.add(message, "POST", handlers.open, reading)
