@@ -96,6 +96,13 @@ class Settings:
             raise SettingRefused("MAYFLY_TLS_CERTIFICATE and MAYFLY_TLS_KEY go together; one of them is not set")
         if settings.client_ca and not settings.tls_certificate:
             raise SettingRefused("MAYFLY_CLIENT_CA needs MAYFLY_TLS_CERTIFICATE: without TLS there are no certificates of clients")
+        if settings.accounts_database_url == OFF:
+            for name, is_set in (
+                ("MAYFLY_AUDIT_OPEN=on", settings.audit_open),
+                ("MAYFLY_CREATE=accounts", settings.create == "accounts"),
+            ):
+                if is_set:
+                    raise SettingRefused(f"{name} needs accounts and the audit: MAYFLY_ACCOUNTS_DATABASE_URL must not be off")
         return cls(**found)
 
     @property

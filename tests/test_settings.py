@@ -179,9 +179,17 @@ def test_good_values_are_taken() -> None:
             {"MAYFLY_CLIENT_CA": "ca"},
             "MAYFLY_CLIENT_CA needs MAYFLY_TLS_CERTIFICATE: without TLS there are no certificates of clients",
         ),
+        (
+            {"MAYFLY_ACCOUNTS_DATABASE_URL": "off", "MAYFLY_AUDIT_OPEN": "on"},
+            "MAYFLY_AUDIT_OPEN=on needs accounts and the audit: MAYFLY_ACCOUNTS_DATABASE_URL must not be off",
+        ),
+        (
+            {"MAYFLY_ACCOUNTS_DATABASE_URL": "off", "MAYFLY_CREATE": "accounts"},
+            "MAYFLY_CREATE=accounts needs accounts and the audit: MAYFLY_ACCOUNTS_DATABASE_URL must not be off",
+        ),
     ],
 )
-def test_settings_of_tls_need_one_another(given: dict[str, str], line: str) -> None:
+def test_settings_that_need_one_another_are_set_together(given: dict[str, str], line: str) -> None:
     with pytest.raises(SettingRefused) as refused:
         Settings.from_environ(given)
     assert str(refused.value) == line
