@@ -166,6 +166,14 @@ def test_form_from_another_site_does_nothing(served: Served, headers: dict[str, 
         assert "eve@example.com" not in browser.get("/accounts", headers=JSON).text
 
 
+@pytest.mark.parametrize("headers", FOREIGN, ids=str)
+def test_password_that_a_browser_remembers_is_no_good_to_another_site(served: Served, headers: dict[str, str]) -> None:
+    """HTTP Basic: once it was told one, a browser shows it with every request, whoever's page makes it."""
+    fields = {"email": "eve@example.com", "first_name": "Eve", "last_name": "X"}
+    assert served.http.post("/accounts", json=fields, auth=(ANA, PASSWORD), headers=headers).status_code == 403
+    assert "eve@example.com" not in served.http.get("/accounts", auth=(ANA, PASSWORD), headers=JSON).text
+
+
 def test_page_that_needs_an_account_shows_the_form_to_sign_in_and_leads_back(served: Served) -> None:
     path = "/guarded/6f0c2f5e-93b1-4f5a-8d3c-2b9a7c1e4d60"
     page = served.http.get(path, headers=HTML)

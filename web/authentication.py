@@ -162,6 +162,7 @@ class Authentication:
         scheme, _, shown = environ["HTTP_AUTHORIZATION"].partition(" ")
         scheme, shown, address = scheme.lower(), shown.strip(), environ["REMOTE_ADDR"]
         if scheme == "basic":
+            self.require_own_page(environ)  # a browser that was told a password shows it unasked, as it does cookies
             email, password = _basic(shown)
             return self.by_password(environ, email, password)
         if scheme == "bearer" and shown.startswith(KEY_PREFIX):
