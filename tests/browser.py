@@ -16,7 +16,7 @@ from typing import Literal
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from tests.requirements import require_program
-from tests.serving import Served
+from tests.serving import PASSWORD, Served
 
 _QUIET = "--disable-gpu --disable-background-networking --disable-component-update --disable-sync --no-first-run".split()
 _addresses = itertools.count(1)
@@ -275,6 +275,141 @@ def _opening(served: Served, page: Page) -> Iterator[str]:
     yield "reveal-passphrase"
     open_message(page, "over the willow")
     yield "reveal-wrong"
+
+
+SIGNED_IN_PAGES = {"account_sign_in", "come_back", "password", "own_account", "accounts", "account", "keys", "keys_in_use", "audit"}
+"""The templates of `walk_people`."""
+SIGNED_IN_SCRIPTS = {"sign_in.js", "come_back.js", "record.js"}
+"""What only pages of people who sign in load."""
+ADMIN = "ana@example.com"
+LONG_ADDRESS = "somebody.whose-address-is-longer-than.any-phone-is-wide@a-department.of-a-subsidiary.of-a-company.example"
+
+
+def enter(page: Page, email: str, password: str = PASSWORD) -> None:
+    """On the form to sign in, wherever it is shown."""
+    page.fill("#email", email)
+    page.fill("#password", password)
+    press(page, "#sign-in button")
+
+
+def walk_people(served: Served, page: Page) -> Iterator[str]:
+    """Bring `page` to each state of the pages of people who sign in, and yield what it is called. Needs ADMIN to be an admin."""
+    yield from _entering(served, page)
+    yield from _own(page)
+    yield from _others(served, page)
+    yield from _server(served, page)
+
+
+def follow_from_elsewhere(page: Page, link: str) -> None:
+    """Follow a link that stands on a page of another site."""
+    html = f'<!doctype html><title>mail</title><a id="there" href="{link}">There</a>'
+    page.route("http://mail.example/", lambda route: route.fulfill(body=html, content_type="text/html"))
+    page.goto("http://mail.example/")
+    page.click("#there")
+
+
+def _entering(served: Served, page: Page) -> Iterator[str]:
+    page.goto("/sign-in")
+    yield "account_sign_in"
+    enter(page, ADMIN, "not the password")
+    yield "account_sign_in-wrong"
+    page.fill("#reset-email", ADMIN)
+    press(page, "section button")
+    yield "account_sign_in-reset"
+    page.route("**/static/js/come_back.js", lambda route: route.fulfill(body="", content_type="text/javascript"))
+    follow_from_elsewhere(page, f"{served.url}/account")
+    page.wait_for_selector("main .button")
+    yield "come_back"
+    page.unroute("**/static/js/come_back.js")
+    press(page, "main .button")
+    yield "account_sign_in-before"
+    enter(page, ADMIN)
+
+
+def _own(page: Page) -> Iterator[str]:
+    page.goto("/account")
+    yield "own_account"
+    page.fill("#old", "not the password")
+    page.fill("#new", "the quick brown ferry boat")
+    press(page, "main form:has(#old) button")
+    yield "own_account-wrong"
+    page.goto("/keys")
+    yield "keys-none"
+    page.fill("#name", "the backups of the boat house")
+    press(page, "main form:has(#name) button")
+    yield "keys-made"
+    page.goto("/keys")
+    page.click("summary")
+    yield "keys"
+    page.fill("#name", " ")
+    press(page, "main form:has(#name) button")
+    yield "keys-refused"
+
+
+def _others(served: Served, page: Page) -> Iterator[str]:
+    page.goto("/accounts")
+    page.fill("#email", LONG_ADDRESS)
+    page.fill("#roles", " ".join(f"role-number-{number}" for number in range(20)))
+    page.fill("#first_name", "Maria da Conceição")
+    page.fill("#last_name", "de Sousa e Albuquerque")
+    press(page, "main form:has(#email) button")
+    yield "account-made"
+    link = str(page.text_content("#link"))
+    page.goto("/accounts")
+    yield "accounts"
+    page.fill("#email", ADMIN)
+    page.fill("#first_name", "Ana")
+    page.fill("#last_name", "Silva")
+    press(page, "main form:has(#email) button")
+    yield "accounts-taken"
+    page.goto("/accounts")
+    page.click(f".entries >> text={ADMIN}")
+    for summary in page.locator("summary").all():
+        summary.click()
+    yield "account"
+    press(page, "button[value=delete]")
+    yield "account-last"
+    page.goto("/accounts")
+    page.click(f".entries >> text={LONG_ADDRESS}")
+    page.fill("#roles", "Not A Role")
+    press(page, "button[value=change]")
+    yield "account-refused"
+    page.goto(link)
+    yield "password"
+    page.fill("#password", "a" * 20)
+    press(page)
+    yield "password-refused"
+    page.goto("/accounts")
+    page.click(f".entries >> text={LONG_ADDRESS}")
+    page.click("summary >> nth=0")
+    press(page, "button[value=disable]")
+    yield "account-disabled"
+    page.click("summary >> nth=0")
+    press(page, "button[value=delete]")
+    yield "accounts-deleted"
+
+
+def _server(served: Served, page: Page) -> Iterator[str]:
+    page.goto("/admin/keys")
+    yield "keys_in_use"
+    for summary in page.locator("summary").all():
+        summary.click()
+    press(page, "button[value=revoke]")
+    yield "keys-revoked"
+    page.goto("/admin/keys")
+    yield "keys_in_use-none"
+    page.goto("/admin")
+    yield "admin"
+    page.goto("/audit")
+    yield "audit"
+    page.goto("/audit?account=nobody@example.com")
+    yield "audit-none"
+    page.goto("/guarded")
+    yield "write-guarded"
+    page.goto("/")
+    yield "write-signed-in"
+    press(page, ".way")
+    yield "account_sign_in-left"
 
 
 def _receipts(served: Served, page: Page) -> Iterator[str]:

@@ -47,10 +47,10 @@ export const copyOf = (selector) => find(selector).content.cloneNode(true);
 export function refusal({ status, retryAfter }) {
   if (status === 413) return text("too-large");
   if (retryAfter) return plural(status === 429 ? "too-often" : "not-now", retryAfter);
-  return text("refused");
+  return text(status === 401 ? "signed-out" : "refused");
 }
 
-/** A new state of the page, which no address shows again, begins at its heading. @param {Element} heading */
+/** A new state of the page, which no address shows, begins at its heading. @param {Element} heading */
 export function beginAt(heading) {
   document.title = `${heading.textContent} · Mayfly`;
   heading.tabIndex = -1;

@@ -1,6 +1,6 @@
 /**
- * The page that opens a message. What a reload needs (fragment, lease key, passphrase) waits in `history.state` and nowhere else,
- * and only until the lease lapses; the address bar shows the fragment no more.
+ * The page that opens a message. What a reload needs (fragment, lease key, passphrase) waits in `history.state` alone, and only
+ * until the lease lapses; the address bar shows the fragment no more.
  */
 
 import { EnvelopeError, decodeKey, decrypt } from "./decrypt.js";
@@ -26,12 +26,12 @@ function keep(more) {
 
 const forget = () => keep((kept = {}));
 
-/** @returns {?Uint8Array} null for a message that the server can read @throws {EnvelopeError} */
+/** @returns {?Uint8Array} null for what the server can read @throws {EnvelopeError} */
 function readKey() {
   return kept.sealed !== undefined ? decodeKey(kept.fragment ?? "") : null;
 }
 
-/** Ask again while the lease would answer the same: a lost connection loses nothing. */
+/** Ask again while the lease answers the same: a lost connection loses nothing. */
 async function insist(request) {
   for (let pause = 1000; ; pause *= 2) {
     try {
@@ -55,8 +55,9 @@ async function open() {
   keep({ until: Math.min(kept.until, Date.parse(body.expires_at)) });
   const plain = body.document
     ? await during(text("opening"), decrypt(body.document, key, passphrase, 8 * kept.maxBytes + 65_536))
-    : { text: body.message, format: body.format, file: null };
+    : { text: body.message ?? "", format: body.format, file: null };
   showMessage(plain, body, kept, forget);
+  if (body.record) (await import("./record.js")).showRecord(body);
 }
 
 function refuse(answer) {
@@ -119,6 +120,6 @@ function prepare() {
   });
 }
 
-addEventListener("hashchange", () => location.reload()); // another link to the same message
+addEventListener("hashchange", () => location.reload()); // another link to it
 if (form) prepare();
 if (kept.until) attempt();

@@ -1,11 +1,11 @@
-/** A message, opened: shown, copied, saved, and its lease counted down. */
+/** A message, opened: shown, copied, saved, its lease counted down. */
 
 import { offerCopy } from "./clipboard.js";
 import { ask } from "./http.js";
 import { beginAt, copyOf, find, tell } from "./page.js";
 import { plural, text } from "./texts.js";
 
-const MAX_MARKDOWN = 65_536; // longer ones are shown as text: rendering must not hold the page up
+const MAX_MARKDOWN = 65_536; // longer is shown as text: rendering must not hold the page up
 
 /**
  * @param {import("./decrypt.js").Plain} plain
@@ -69,8 +69,8 @@ function countDown(last, { lease, until }, forget) {
   const end = (words) => {
     clearInterval(timer);
     forget();
+    if (!place.hidden) tell(words);
     place.hidden = true;
-    tell(words);
   };
   const timer = setInterval(tick, 1000);
   tick();
