@@ -54,6 +54,7 @@ class AccessFile:
         try:
             with turn_to_open(path):
                 self._db = self._open()
+            self._file = _file_at(path)
         except (sqlite3.Error, OSError) as error:
             raise StartRefused(f"{path} cannot be opened as a database ({error})") from None
         self._db.set_progress_handler(lambda: time.monotonic() > self._ends, _LOOK_STEPS)
@@ -106,17 +107,28 @@ class AccessFile:
 
     @contextmanager
     def _turn(self) -> Iterator[sqlite3.Connection]:
-        """The connection, for this thread alone. Raises StoreFailed."""
+        """The connection, for this thread alone.
+
+        Raises StoreFailed, also when the file was removed or another is in its place: what is written into one that has no name any
+        more ends with the process, and of an audit nobody would know.
+        """
         ends = time.monotonic() + _CALL_SECONDS
         if not self._lock.acquire(timeout=_LOCK_SECONDS):
             raise StoreFailed
         try:
+            if _file_at(self._path) != self._file:
+                raise FileNotFoundError(self._path)
             self._ends = ends
             yield self._db
         except (sqlite3.Error, OSError, UnicodeError, OverflowError) as error:
             raise StoreFailed from error
         finally:
             self._lock.release()
+
+
+def _file_at(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_dev, found.st_ino
 
 
 class _Session:

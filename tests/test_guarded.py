@@ -303,6 +303,22 @@ def test_open_vault_does_not_wait_for_who_waits_for_the_audit(tmp_path: Path) ->
         assert max(waits) < guarded.result().elapsed / 2, "nearly a second"
 
 
+@pytest.mark.parametrize("other", [False, True], ids=["removed", "exchanged"])
+def test_nothing_is_revealed_when_the_audits_file_is_not_there_any_more(tmp_path: Path, other: bool) -> None:
+    """What is written into a file without a name ends with the process: the audit that is found then would know nothing of it."""
+    with Served(tmp_path) as served:
+        payer, path = key_of(served, "payer", "payments"), served.http.post("/guarded", json={"message": "m"}).headers["Location"]
+        assert served.http.get(path, headers=payer).status_code == 200
+        accounts = tmp_path / "accounts.db"
+        accounts.rename(tmp_path / "away.db")
+        if other:
+            (tmp_path / "accounts.db").write_bytes((tmp_path / "away.db").read_bytes())
+        assert served.http.get(path, headers=payer).status_code == 503
+        assert served.http.post("/", json={"message": "m"}).status_code == 201, "the open vault does not notice"
+        (tmp_path / "away.db").rename(accounts)
+        assert served.http.get(path, headers=payer).status_code == 200
+
+
 def test_guarded_message_survives_an_audit_that_cannot_be_written(people: People) -> None:
     message = people.record(views=1)
     accounts = people.served.folder / "accounts.db"
