@@ -34,5 +34,5 @@ USER mayfly
 VOLUME /keys
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=8s --start-period=30s --start-interval=1s \
-    CMD ["python", "-c", "import os, urllib.request; urllib.request.urlopen(f'http://127.0.0.1:{os.environ.get(\"MAYFLY_PORT\", \"8000\")}/readyz', timeout=7)"]
+    CMD ["python", "-c", "import os, ssl, urllib.request; e = os.environ.get; s = 'https' if e('MAYFLY_TLS_CERTIFICATE') else 'http'; urllib.request.urlopen(f'{s}://127.0.0.1:{e(\"MAYFLY_PORT\", \"8000\")}/readyz', timeout=7, context=ssl._create_unverified_context())"]
 CMD ["python", "server.py"]
