@@ -20,6 +20,7 @@ COPY *.py ./
 COPY access/ access/
 COPY audit/ audit/
 COPY fields/ fields/
+COPY messages/ messages/
 COPY storage/ storage/
 COPY web/ web/
 # Whatever umask they were checked out with.

@@ -13,7 +13,6 @@ from typing import TextIO
 import click
 
 import keyfile
-import messages
 from access.accounts import Accounts
 from access.authority import Authority, make_root, read_certificates, read_root, read_signer
 from access.certificates import DEFAULT_OVERLAP_DAYS, MAX_OVERLAP_DAYS, Certificates, iso
@@ -36,6 +35,7 @@ from errors import (
     WrongState,
 )
 from keyfile import KeyFile
+from messages.purging import purge
 from records import REASONS, Actor, Event, Reason, VaultName
 from settings import MEMORY_URL, Settings
 
@@ -101,9 +101,9 @@ def build_commands(serve: Callable[[], None], purge_until_stopped: Callable[[Seq
         _set(tls)
         serve()
 
-    @cli.command()
+    @cli.command("purge")
     @click.option("--every", metavar="SECONDS", type=click.IntRange(1, 30), help="Go on purging until SIGTERM.")
-    def purge(every: int | None) -> None:
+    def purge_(every: int | None) -> None:
         """Remove what has expired from the stores, once (for cron) or again and again (as a service of its own)."""
         settings = Settings.from_environ(os.environ)
         stores = {vault: open_database(settings, vault) for vault, url in settings.databases.items() if url != MEMORY_URL}
@@ -447,7 +447,7 @@ def _purge_once(stores: Mapping[VaultName, MessageStore]) -> None:
     bodies, down = 0, []
     for vault, store in stores.items():
         try:
-            bodies += messages.purge(store)
+            bodies += purge(store)
         except StoreFailed:
             down.append(vault)
     click.echo(f"purged {bodies}")

@@ -26,7 +26,7 @@ from audit import Audit
 from database import AccessStore, MessageStore
 from errors import MayflyError
 from keyfile import KeyFile
-from messages import purge
+from messages.purging import purge
 from metrics import VaultMetrics
 
 _log = logging.getLogger("mayfly.scheduler")

@@ -14,7 +14,7 @@ from statistics import quantiles
 import psutil  # type: ignore[import-untyped]
 
 from bench.filled import fill
-from messages import PURGE_SLICE_ROWS
+from messages.purging import PURGE_SLICE_ROWS
 from records import SECOND, Millis
 from storage import sqlite
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from access.audiences import admits
 from errors import FieldRefused
 from fields.guarded import MAX_AUDIENCE, AudienceOf
-from messages import _decode_terms, _encode_terms
+from messages.contents import decode_terms, encode_terms
 from records import EVERYONE, NOBODY, Account, AccountId, Actor, Audience, Draft, Millis, Role
 
 ID = "6f0c2f5e-93b1-4f5a-8d3c-2b9a7c1e4d60"
@@ -131,8 +131,8 @@ def test_nobody_is_admitted_without_a_name_in_common(roles: set[str], accounts: 
 @given(roles=st.sets(texts), accounts=st.sets(texts), everyone=st.booleans())
 def test_audience_comes_out_of_the_envelope_as_it_went_in(roles: set[str], accounts: set[str], everyone: bool) -> None:
     audience = EVERYONE if everyone else only(tuple(roles), tuple(accounts))
-    terms = _encode_terms(Draft("m", audience=audience, policy={Role("a"): {"b": "show"}}))
-    assert _decode_terms(terms) == (audience, {"a": {"b": "show"}})
+    terms = encode_terms(Draft("m", audience=audience, policy={Role("a"): {"b": "show"}}))
+    assert decode_terms(terms) == (audience, {"a": {"b": "show"}})
 
 
 @pytest.mark.parametrize(
@@ -141,4 +141,4 @@ def test_audience_comes_out_of_the_envelope_as_it_went_in(roles: set[str], accou
 def test_terms_of_another_form_open_nothing(terms: Any) -> None:
     """A later version may write what this one does not know: it must not be taken for everyone."""
     with pytest.raises((KeyError, TypeError)):
-        _decode_terms(json.dumps(terms).encode())
+        decode_terms(json.dumps(terms).encode())

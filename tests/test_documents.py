@@ -32,7 +32,8 @@ from crypto import KeyRing, Locked
 from errors import BodyTooLarge, KeyMissing, NotFound, ProofRequired, TriesInUse
 from keyfile import KeyFile
 from mayfly import envelope
-from messages import Vault, purge
+from messages import Vault
+from messages.purging import purge
 from records import Created, Draft, Millis, RowId, Sealed
 from storage.sqlite import SqliteStore
 from tests.racing import Answer, connections, race, request

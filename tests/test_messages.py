@@ -33,7 +33,9 @@ from errors import (
     WrongPassphrase,
 )
 from keyfile import KeyFile
-from messages import Vault, purge, take_down
+from messages import Vault
+from messages.purging import purge
+from messages.vaults import take_down
 from records import Created, Draft, Millis, Purged, RowId
 from storage.sqlite import SqliteStore
 from tests.serving import DATABASES
@@ -436,7 +438,7 @@ def test_purge_asks_again_for_a_slice_that_was_not_done_in_time(
 ) -> None:
     """A million rows in, a database writes a checkpoint. One that is down from the beginning is told so at once."""
     waited: list[float] = []
-    monkeypatch.setattr("messages.time.sleep", lambda seconds: waited.append(seconds) if seconds > 0.1 else None)
+    monkeypatch.setattr("messages.purging.time.sleep", lambda seconds: waited.append(seconds) if seconds > 0.1 else None)
     store = Stumbling(None, 64 << 20, lambda: Millis(NOW))
     for number in range(350):
         store.put(new_row(number, created_at=Millis(NOW - 60_000), expires_at=Millis(NOW)))

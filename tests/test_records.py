@@ -33,7 +33,8 @@ from errors import (
     WrongPassphrase,
 )
 from keyfile import KeyFile
-from messages import Vault, anyone_with_the_link, take_down, whoever_is_signed_in
+from messages import Vault, anyone_with_the_link, whoever_is_signed_in
+from messages.vaults import take_down
 from records import (
     EVERY_ACCOUNT,
     NOBODY,

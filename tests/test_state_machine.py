@@ -20,7 +20,9 @@ import keyfile
 from database import MessageStore
 from errors import FieldRefused, MayflyError, NotFound, OpeningRequired, PassphraseRequired, ProofRequired, WrongPassphrase
 from keyfile import KeyFile
-from messages import Vault, purge, take_down
+from messages import Vault
+from messages.purging import purge
+from messages.vaults import take_down
 from records import Created, Draft, Millis, Receipt
 from tests.stores import STORES, new_place
 

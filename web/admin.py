@@ -12,7 +12,8 @@ import secrets
 from collections.abc import Sequence
 
 from errors import BodyRefused, FieldRefused, ForgedRequest, NotSignedIn
-from messages import Vault, ask_each, purge_all, take_down
+from messages import Vault
+from messages.vaults import ask_each, purge_all, take_down
 from web import answers, pages
 from web.answers import HTML, TEXT, Answer
 from web.authentication import ADMIN_COOKIE, ADMIN_SESSION_SECONDS, Authentication, actor_of

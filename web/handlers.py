@@ -24,7 +24,8 @@ from errors import (
     TriesInUse,
     WrongPassphrase,
 )
-from messages import Vault, ask_each
+from messages import Vault
+from messages.vaults import ask_each
 from records import MAX_LIFETIME_SECONDS, Preview, VaultName
 from settings import OFF, Settings
 from web import answers, pages

@@ -11,15 +11,11 @@ from __future__ import annotations
 
 import base64
 import hmac
-import json
 import os
 import re
-import time
 import uuid
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 import crypto
 from audit import Audit
@@ -29,7 +25,6 @@ from errors import (
     AccountRequired,
     BodyTooLarge,
     CertificateRequired,
-    Damaged,
     FieldRefused,
     KeyMissing,
     NotFound,
@@ -38,12 +33,12 @@ from errors import (
     PassphraseRequired,
     ProofRequired,
     ScopeRequired,
-    StoreFailed,
     StoreFull,
     TriesInUse,
     WrongPassphrase,
 )
 from keyfile import KeyFile
+from messages.contents import NOTHING, decode, decode_terms, encode, encode_terms, is_nothing
 from metrics import Metrics, VaultMetrics
 from records import (
     EVERYONE,
@@ -66,7 +61,6 @@ from records import (
     Policy,
     Preview,
     Receipt,
-    Role,
     Row,
     RowId,
     Sealed,
@@ -75,20 +69,11 @@ from records import (
 )
 from sanitize import markdown_to_html
 
-PURGE_SLICE_ROWS = 100
-"""A slice of 100 rows holds the store for 0.5 ms, 1.4 ms in one of a hundred; one `DELETE` of 332,000 rows held it for 1.3–2.9 s
-(measured)."""
-
-_PURGE_PAUSE_SECONDS = (0.0001, 0.005)
-"""The least and the most between slices, else as long as the slice took: a lock is not fair to those who wait for it, nor a
-processor to those who ask for little of it. The most, because a purge of many must come to its end within a minute."""
-_PURGE_AGAIN_SECONDS = (0.5, 1.0, 2.0)
-"""After these a slice is asked for again that a store did not do in time: a database that writes a checkpoint, say, does soon."""
 _RECEIPT_SECRET_BYTES = 16
-_LINK_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+LINK_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+"""The UUID of a link, version 4."""
 _RECEIPT_TOKEN = re.compile(r"[A-Za-z0-9_-]{64}")
 _IDEMPOTENCY_KEY = re.compile(r"[A-Za-z0-9_-]{16,128}")
-_T = TypeVar("_T")
 
 Notify = Callable[[NoticeType, VaultName, RowId], None]
 """Who is told of what was done. It keeps nobody waiting, and raises nothing."""
@@ -122,7 +107,7 @@ def nobody_asks(type_: NoticeType, vault: VaultName, row_id: RowId) -> None:
 
 
 def _sees_nothing(content: Content, actor: Actor) -> Content:
-    return Content(_NOTHING, "record") if content.format == "record" else content
+    return Content(NOTHING, "record") if content.format == "record" else content
 
 
 @dataclass(slots=True)
@@ -160,7 +145,7 @@ class Vault:
         link, secret = uuid.UUID(bytes=chance[:16], version=4), chance[16:]
         ring = self.keys.ring()
         self._require_same_key(ring, ring.current)
-        sealed = crypto.seal(ring, link.bytes, _encode(content), draft.passphrase, self.name, _encode_terms(draft))
+        sealed = crypto.seal(ring, link.bytes, encode(content), draft.passphrase, self.name, encode_terms(draft))
         now = self.store.now()
         row = NewRow(
             id=crypto.row_id(link.bytes),
@@ -214,10 +199,10 @@ class Vault:
         policy, inside = self._inside(row, link, sealed, actor, "read")
         if not preview.opens_freely:
             raise OpeningRequired(preview)
-        content = self.redact(_decode(self._unlocked(row, link, inside, None, actor), policy), actor)
-        self._tell("read", "refused" if _is_nothing(content) else "answered", actor, row.id)
+        content = self.redact(decode(self._unlocked(row, link, inside, None, actor), policy), actor)
+        self._tell("read", "refused" if is_nothing(content) else "answered", actor, row.id)
         self.metrics.read.inc()
-        if not _is_nothing(content):
+        if not is_nothing(content):
             self.notify("message.opened", self.name, row.id)
         return Opened(content, row.expires_at, None)
 
@@ -244,8 +229,8 @@ class Vault:
         policy, inside = self._inside(row, link, sealed, actor, "open")
         if self.name != "open":
             self._check_proof(row, link, proof, actor)
-        content = self.redact(_decode(self._unlocked(row, link, inside, passphrase, actor), policy), actor)
-        if _is_nothing(content):
+        content = self.redact(decode(self._unlocked(row, link, inside, passphrase, actor), policy), actor)
+        if is_nothing(content):
             self._tell("open", "refused", actor, row.id)
             return Opened(content, row.expires_at, row.views_left)
         self._tell("open", "answered", actor, row.id)
@@ -337,7 +322,7 @@ class Vault:
         inside = self._unseal(link, sealed)
         audience, policy = EVERYONE, None
         if isinstance(inside, Addressed):
-            audience, policy = _decode_terms(inside.terms)
+            audience, policy = decode_terms(inside.terms)
             inside = inside.inside
         if self.name != "open" and not self.admits(actor, audience):
             self._tell(action, "refused", actor, row.id)
@@ -457,73 +442,6 @@ class Vault:
         return Receipt(state, row.created_at, row.expires_at, row.openings, row.views_left if alive else 0)
 
 
-def ask_each(vaults: Sequence[Vault], ask: Callable[[Vault], _T]) -> list[_T | None]:
-    """What each vault answers; None for one whose store does not.
-
-    They are asked at the same time, each in a thread: one that hangs takes no time from the others.
-    """
-
-    def answer_of(vault: Vault) -> _T | None:
-        try:
-            return ask(vault)
-        except StoreFailed:
-            return None
-
-    with ThreadPoolExecutor(len(vaults)) as threads:
-        return list(threads.map(answer_of, vaults))
-
-
-def take_down(vaults: Sequence[Vault], link: str, actor: Actor = NOBODY) -> bool:
-    """Destroy the message of a link, in whichever vault it is, as the admin asks. False if there was none.
-
-    Raises StoreFailed if it may be in a vault that does not answer, AuditFailed.
-    """
-    found = _LINK_ID.search(link)
-    if found is None:
-        return False
-    row_id = crypto.row_id(uuid.UUID(found[0]).bytes)
-    taken = ask_each(vaults, lambda vault: vault.take_down(row_id, actor))
-    if None in taken and True not in taken:
-        raise StoreFailed
-    return True in taken
-
-
-def purge_all(vaults: Sequence[Vault]) -> int:
-    """Purge every vault and return how many messages went. Raises StoreFailed, when the others are done, if one does not answer."""
-    bodies = ask_each(vaults, lambda vault: purge(vault.store, vault.metrics))
-    if None in bodies:
-        raise StoreFailed
-    return sum(filter(None, bodies))
-
-
-def purge(store: MessageStore, metrics: VaultMetrics | None = None) -> int:
-    """Remove what nobody can read any more, in slices, and return how many messages that were. Needs no keys.
-
-    Receipts older than eight days go as well. Idempotent; readers go on between the slices. `metrics` are those of the vault.
-    Raises StoreFailed at once if the store does not answer at all, and for a slice in the middle when it has been tried again.
-    """
-    bodies = 0
-    least, most = _PURGE_PAUSE_SECONDS
-    patience: list[float] = []
-    while True:
-        began = time.perf_counter()
-        try:
-            purged = store.purge(PURGE_SLICE_ROWS)
-        except StoreFailed:
-            if not patience:
-                raise
-            time.sleep(patience.pop(0))
-            continue
-        patience = list(_PURGE_AGAIN_SECONDS)
-        bodies += purged.bodies
-        if metrics:
-            metrics.purged.inc(purged.bodies)
-        if not purged.more:
-            store.tidy()
-            return bodies
-        time.sleep(min(max(least, time.perf_counter() - began), most))
-
-
 def _encryption(proof: bytes | None) -> Encryption:
     return "server" if proof is None else "end-to-end"
 
@@ -533,59 +451,6 @@ def _preview(row: Row) -> Preview:
 
 
 def _link_bytes(link_id: str) -> bytes:
-    if not _LINK_ID.fullmatch(link_id):
+    if not LINK_ID.fullmatch(link_id):
         raise NotFound
     return bytes.fromhex(link_id.replace("-", ""))
-
-
-# What is sealed: a line of JSON that says what it is, then the message in UTF-8, then its rendering. Beside it, where it is not for
-# everyone, its terms as JSON.
-
-_NOTHING = "{}"
-
-
-def _is_nothing(content: Content) -> bool:
-    """Whether it is a record of which a reader sees no field."""
-    return content.format == "record" and content.message == _NOTHING
-
-
-def _encode_terms(draft: Draft) -> bytes:
-    if draft.audience == EVERYONE and draft.policy is None:
-        return b""
-    audience = draft.audience
-    who = "everyone" if audience.everyone else {"roles": sorted(audience.roles), "accounts": sorted(audience.accounts)}
-    return json.dumps({"audience": who, "policy": draft.policy}, ensure_ascii=False).encode()
-
-
-def _decode_terms(terms: bytes) -> tuple[Audience, Policy | None]:
-    document = json.loads(terms)
-    who, policy = document["audience"], document["policy"]
-    if who == "everyone":
-        return EVERYONE, policy
-    return Audience(False, frozenset(map(Role, who["roles"])), frozenset(who["accounts"])), policy
-
-
-def _encode(content: Content) -> bytes:
-    message = content.message.encode()
-    if content.format != "markdown":
-        return b'{"format":"%b"}\n' % content.format.encode() + message
-    head = {"format": content.format, "message_bytes": len(message)}
-    return json.dumps(head).encode() + b"\n" + message + content.html.encode()
-
-
-_TEXT = b'{"format":"text"}'
-
-
-def _decode(content: bytes, policy: Policy | None = None) -> Content:
-    head_line, _, rest = content.partition(b"\n")
-    if head_line == _TEXT:  # nearly every message, so that its head is not parsed
-        return Content(rest.decode(), "text")
-    head = json.loads(head_line)
-    if head["format"] in ("text", "document"):
-        return Content(rest.decode(), head["format"])
-    if head["format"] == "markdown":
-        split = head["message_bytes"]
-        return Content(rest[:split].decode(), "markdown", rest[split:].decode())
-    if head["format"] == "record":
-        return Content(rest.decode(), "record", policy=policy)
-    raise Damaged
