@@ -279,6 +279,8 @@ def _opening(served: Served, page: Page) -> Iterator[str]:
 
 SIGNED_IN_PAGES = {"account_sign_in", "come_back", "password", "own_account", "accounts", "account", "keys", "keys_in_use", "audit"}
 """The templates of `walk_people`."""
+CERTIFICATE_PAGES = {"certificates", "certificate", "own_certificates"}
+"""Those that tests/test_certificate_pages.py walks through."""
 SIGNED_IN_SCRIPTS = {"sign_in.js", "come_back.js", "record.js"}
 """What only pages of people who sign in load."""
 ADMIN = "ana@example.com"

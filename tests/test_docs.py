@@ -220,6 +220,7 @@ def test_every_route_has_a_command() -> None:
         "POST /certificates": r"--json .* http://127.0.0.1:8000/certificates\)",
         "GET /certificates/<certificate_id>": r'curl -s -u "\$ana" "\$certificate"',
         "PATCH /certificates/<certificate_id>": r'-X PATCH --json .* "\$certificate"',
+        "POST /certificates/<certificate_id>": r'-d do=activate "\$certificate"',
         "GET /certificates/<certificate_id>/pem": r'curl -s -u "\$ana" "\$certificate/pem"',
         "POST /certificates/<certificate_id>/renew": r'csr@\S+ -d overlap_days=7 "\$certificate/renew"',
         "GET /ca.pem": r"curl -s http://127.0.0.1:8000/ca.pem",
@@ -318,6 +319,8 @@ def test_limits_are_documented_with_the_numbers_that_hold() -> None:
     assert rows["wrong passphrases a message"] == str(messages.MAX_TRIES)
     assert rows["passphrases checked at once, by a server"] == str(crypto._ARGON2_AT_ONCE)
     assert rows["wrong admin tokens a minute and client"] == str(limits.SIGN_INS_A_MINUTE)
+    assert rows["wrong passwords a minute and e-mail address, wherever from"] == str(limits.TRIES_OF_AN_ADDRESS_A_MINUTE)
+    assert rows["askings for a new password a minute and client"] == str(limits.RESETS_A_MINUTE)
     assert rows["creates a minute and client"] == f"MAYFLY_CREATE_RATE, {settings.Settings().create_rate}"
     assert f"within {gate.BODY_SECONDS} seconds" in HTTP_PAGE
     assert f"more than {bodies.MAX_JSON_DEPTH} levels" in HTTP_PAGE.replace("\n", " ")

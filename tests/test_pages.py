@@ -18,7 +18,18 @@ from hypothesis import strategies as st
 from playwright.sync_api import Browser, Page
 
 from records import MAX_VIEWS
-from tests.browser import MARKDOWN, POEM, SIGNED_IN_PAGES, chromium, open_message, press, sign_in, visitor, walk_plain
+from tests.browser import (
+    CERTIFICATE_PAGES,
+    MARKDOWN,
+    POEM,
+    SIGNED_IN_PAGES,
+    chromium,
+    open_message,
+    press,
+    sign_in,
+    visitor,
+    walk_plain,
+)
 from tests.serving import PROJECT, CreatedMessage, Served
 
 STATIC = PROJECT / "web" / "static"
@@ -417,12 +428,13 @@ def test_walk_sees_every_page(seen: Seen) -> None:
         "base",
         "facts",
         "fields",
+        "standings",
         "routes",
         "texts",
         "made",
         "opened",
     }
-    templates -= SIGNED_IN_PAGES
+    templates -= SIGNED_IN_PAGES | CERTIFICATE_PAGES
     called = {"created": "link", "sign_in": "sign-in"}
     assert {name for name in templates if not any(state.startswith(called.get(name, name)) for state in seen.names)} == set()
     assert {f"receipt-{state}" for state in ("waiting", "opened", "burned", "expired", "locked")} <= set(seen.names)

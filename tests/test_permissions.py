@@ -112,6 +112,7 @@ NEED_OF = {
     "POST /certificates": "certificates:manage",
     "GET /certificates/<certificate_id>": "account",
     "PATCH /certificates/<certificate_id>": "account",
+    "POST /certificates/<certificate_id>": "account",
     "GET /certificates/<certificate_id>/pem": "account",
     "POST /certificates/<certificate_id>/renew": "account",
     "GET /ca.pem": "anyone",

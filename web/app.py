@@ -18,7 +18,7 @@ from web.admin import Admin
 from web.answers import Answer
 from web.audit import AuditPage
 from web.authentication import NEEDS, Authentication
-from web.certificates import CertificatePages
+from web.certificate_pages import CertificateForms
 from web.handlers import Handlers, Probes
 from web.oauth import OAuth
 from web.openapi import Description
@@ -77,7 +77,7 @@ def _register_accounts(app: Flask, authentication: Authentication, access: Acces
     pages = AccountPages(authentication.public_url, access.accounts, access.credentials)
     app.register_blueprint(routes.accounts_blueprint(pages, authentication))
     if access.certificates:
-        certificates = CertificatePages(authentication.public_url, access.certificates)
+        certificates = CertificateForms(authentication.public_url, access.certificates)
         app.register_blueprint(routes.certificates_blueprint(certificates, authentication))
     app.register_blueprint(routes.oauth_blueprint(OAuth(authentication, access.tokens), authentication))
     app.register_blueprint(routes.audit_blueprint(AuditPage(access.audit), authentication))

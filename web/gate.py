@@ -127,7 +127,11 @@ class Gate:
         self._one_process_only = settings.one_process_only
         self._on_network = bool(settings.on_network) or settings.accounts_on_network
         has_accounts = settings.accounts_database_url != OFF
-        self._offers = frozenset(("accounts",) * has_accounts + ("guarded",) * ("guarded" in settings.databases))
+        self._offers = frozenset(
+            ("accounts",) * has_accounts
+            + ("certificates",) * (settings.certificates_database_url != OFF)
+            + ("guarded",) * ("guarded" in settings.databases)
+        )
         self._turns_away = False
 
     def turn_away(self) -> None:

@@ -23,11 +23,13 @@ from keyfile import DROP_AFTER
 from records import (
     MAX_LIFETIME_SECONDS,
     MAX_VIEWS,
+    REASONS,
     SCOPES,
     VAULT_NAMES,
     Account,
     Actor,
     ApiKey,
+    Certificate,
     Counts,
     Created,
     Millis,
@@ -342,4 +344,49 @@ def audit(
         actions=ACTIONS,
         outcomes=OUTCOMES,
         vaults=VAULT_NAMES,
+    )
+
+
+# Certificates
+
+
+def certificates(
+    wanted: Wanted,
+    found: Sequence[object],
+    query: Mapping[str, str],
+    problem: Problem | None = None,
+    given: Mapping[str, Any] = {},
+    **values: Any,
+) -> bytes:
+    """Certificates that were chosen by `query`, a form to issue one, and the authority. `values`: see web/certificate_pages.py."""
+    return _render("certificates.html", wanted, certificates=found, query=query, problem=problem, given=given, **values)
+
+
+def own_certificates(wanted: Wanted, found: Sequence[object], may_all: bool) -> bytes:
+    """Somebody's own certificates, and how to come by one and install it; `may_all` leads to everybody's."""
+    return _render("own_certificates.html", wanted, certificates=found, may_all=may_all)
+
+
+def certificate(
+    wanted: Wanted,
+    found: Certificate,
+    standing: str,
+    handed: Mapping[str, str] | None = None,
+    problem: Problem | None = None,
+    given: Mapping[str, Any] = {},
+    **values: Any,
+) -> bytes:
+    """One certificate; `handed` is what its key, made just now, is handed over by, shown this once."""
+    once = handed is not None
+    return _render(
+        "certificate.html",
+        wanted,
+        once,
+        certificate=found,
+        standing=standing,
+        reasons=REASONS,
+        handed=handed,
+        problem=problem,
+        given=given,
+        **values,
     )

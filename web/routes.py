@@ -15,7 +15,7 @@ from web.admin import Admin
 from web.answers import Answer
 from web.audit import AuditPage
 from web.authentication import Authentication, Need
-from web.certificates import CertificatePages
+from web.certificate_pages import CertificateForms
 from web.gate import Environ, headers_of
 from web.handlers import Handler, Handlers, Probes
 from web.negotiation import wanted_by
@@ -136,13 +136,14 @@ def accounts_blueprint(pages: AccountPages, authentication: Authentication) -> B
     return routes.blueprint
 
 
-def certificates_blueprint(pages: CertificatePages, authentication: Authentication) -> Blueprint:
+def certificates_blueprint(pages: CertificateForms, authentication: Authentication) -> Blueprint:
     """`/certificates`, and the authority."""
     routes = Routes("certificates", authentication)
     routes.add("/certificates", "GET", pages.certificates, "account")
     routes.add("/certificates", "POST", pages.add_certificate, "certificates:manage")
     routes.add("/certificates/<certificate_id>", "GET", pages.certificate, "account")
     routes.add("/certificates/<certificate_id>", "PATCH", pages.change_certificate, "account")
+    routes.add("/certificates/<certificate_id>", "POST", pages.act_on_certificate, "account")
     routes.add("/certificates/<certificate_id>/pem", "GET", pages.certificate_pem, "account")
     routes.add("/certificates/<certificate_id>/renew", "POST", pages.renew_certificate, "account")
     routes.add("/ca.pem", "GET", pages.authority, "anyone")

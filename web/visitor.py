@@ -14,7 +14,7 @@ from records import EVERY_ACCOUNT, Actor, Scope
 ACTOR = "mayfly.actor"
 """Where in environ the actor stands, once a route has asked who that is."""
 OFFERS = "mayfly.offers"
-"""Where in environ the gate leaves what this server has: `accounts`, and `guarded` messages to write."""
+"""Where in environ the gate leaves what this server has: `accounts`, `certificates`, and `guarded` messages to write."""
 SESSION_COOKIE = ("mayfly-session", "__Host-mayfly")
 """The names of a session's cookie where browsers come by http, and by https."""
 

@@ -26,17 +26,19 @@ _CERTIFICATE = {
 }
 
 _AT_CERTIFICATE = {"certificate_id": Parameter("The id of the certificate.", CERTIFICATE_ID)}
-_MADE = {201: Told("The certificate.", ("NewCertificateMade",), headers=("Location",))}
+_MADE = {201: Told("The certificate.", ("NewCertificateMade",), page=True, headers=("Location",))}
+_SEEN = {200: Told("The certificate.", ("Certificate",), page=True)}
 _NONE = (NoAuthority, NothingThere)
 
 CERTIFICATES: dict[str, Described] = {
     "GET /certificates": Described(
         "list_certificates",
         "One's own certificates, or with the scope certificates:manage those of an account or all",
-        {200: Told("The certificates, the newest first.", ("Certificates",))},
+        {200: Told("The certificates, the newest first.", ("Certificates",), page=True)},
         (Example("Those of an account", query=f"account={ACCOUNT_ID}", answer={"certificates": [_CERTIFICATE]}),),
         query=LOOK,
         refuses=(FieldRefused, ScopeRequired),
+        language=True,
     ),
     "POST /certificates": Described(
         "add_certificate",
@@ -48,14 +50,16 @@ CERTIFICATES: dict[str, Described] = {
         ),
         takes=Taken(("NewCertificate",), ("NewCertificateForm",)),
         refuses=(FieldRefused, WrongState, *_NONE),
+        language=True,
     ),
     "GET /certificates/<certificate_id>": Described(
         "see_certificate",
         "A certificate",
-        {200: Told("The certificate.", ("Certificate",))},
+        _SEEN,
         (Example("One of them", answer=_CERTIFICATE),),
         path=_AT_CERTIFICATE,
         refuses=(NothingThere,),
+        language=True,
     ),
     "PATCH /certificates/<certificate_id>": Described(
         "change_certificate",
@@ -73,6 +77,16 @@ CERTIFICATES: dict[str, Described] = {
         path=_AT_CERTIFICATE,
         refuses=(FieldRefused, NothingThere, ScopeRequired, WrongState),
     ),
+    "POST /certificates/<certificate_id>": Described(
+        "act_on_certificate",
+        "The same by forms, which do not know PATCH",
+        _SEEN,
+        (Example("Switch it off", body={"do": "deactivate"}, answer={**_CERTIFICATE, "state": "inactive"}),),
+        takes=Taken(("CertificateAct",), ("CertificateActForm",)),
+        path=_AT_CERTIFICATE,
+        refuses=(FieldRefused, NothingThere, ScopeRequired, WrongState),
+        language=True,
+    ),
     "GET /certificates/<certificate_id>/pem": Described(
         "get_certificate",
         "A certificate and those above it but for the root, as servers and clients are given them",
@@ -89,6 +103,7 @@ CERTIFICATES: dict[str, Described] = {
         takes=Taken(("CertificateFollower",), ("CertificateFollowerForm",)),
         path=_AT_CERTIFICATE,
         refuses=(FieldRefused, WrongState, *_NONE),
+        language=True,
     ),
     "GET /ca.pem": Described(
         "get_authority",

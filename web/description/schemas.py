@@ -15,6 +15,7 @@ from fields import Model
 from fields.documents import Document, Proof
 from records import CERTIFICATE_STATES, MAX_OPENINGS, MAX_TRIES, MAX_VIEWS, REASONS, SCOPES, State, Way
 from web.accounts import NEW_KEY
+from web.certificate_pages import CERTIFICATE_ACT
 from web.certificates import CERTIFICATE_CHANGE, FOLLOWER, NEW_CERTIFICATE
 from web.description import Schema
 
@@ -86,6 +87,7 @@ REQUESTS: dict[str, Model] = {
     "NewKey": NEW_KEY,
     "NewCertificate": NEW_CERTIFICATE,
     "CertificateChange": CERTIFICATE_CHANGE,
+    "CertificateAct": CERTIFICATE_ACT,
     "CertificateFollower": FOLLOWER,
 }
 """Bodies that are checked by a model. Those that may come as a form are there as `<name>Form` as well."""
