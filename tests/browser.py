@@ -295,10 +295,14 @@ def enter(page: Page, email: str, password: str = PASSWORD) -> None:
 
 
 def walk_people(served: Served, page: Page) -> Iterator[str]:
-    """Bring `page` to each state of the pages of people who sign in, and yield what it is called. Needs ADMIN to be an admin."""
+    """Bring `page` to each state of the pages of people who sign in, and yield what it is called.
+
+    ADMIN must be an admin, and of support.
+    """
     yield from _entering(served, page)
     yield from _own(page)
     yield from _others(served, page)
+    yield from _reading_records(served, page)
     yield from _server(served, page)
 
 
@@ -389,6 +393,23 @@ def _others(served: Served, page: Page) -> Iterator[str]:
     page.click("summary >> nth=0")
     press(page, "button[value=delete]")
     yield "accounts-deleted"
+
+
+RECORD = {
+    "message": {"name": "Ada Lovelace", "card": "4111111111111111", "note": "call after six"},
+    "policy": {"support": {"name": "show", "card": "mask", "note": "show"}},
+}
+
+
+def _reading_records(served: Served, page: Page) -> Iterator[str]:
+    """As somebody of support."""
+    made = served.http.post("/guarded", json={"format": "record", **RECORD})
+    page.goto(made.json()["link"])
+    yield "record"
+    page.goto(served.http.post("/guarded", json={"format": "record", **RECORD, "views": 1}).json()["link"])
+    hold(page)
+    page.wait_for_selector("#message dt")
+    yield "record-opened"
 
 
 def _server(served: Served, page: Page) -> Iterator[str]:

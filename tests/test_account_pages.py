@@ -551,7 +551,7 @@ def seen(request: pytest.FixtureRequest, browser: Browser, tmp_path_factory: pyt
         Served(tmp_path_factory.mktemp("seen"), MAYFLY_TRUSTED_PROXIES="127.0.0.1/32") as served,
         visitor(browser, served, width, scheme) as page,
     ):
-        served.add_account(ADMIN, "admin")
+        served.add_account(ADMIN, "admin", "support")
         found = look_at(page, served, walk_people(served, page))
         found.foreign = [url for url in found.foreign if not url.startswith("http://mail.example/")]
         return found
