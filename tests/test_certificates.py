@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from mayfly.envelope import Plain, decode_key, decrypt
 from mayfly.envelope import proof_of as proof_by_client
 from messages import Vault
 from records import Account, Actor, Certificate, Event, Millis, NoticeType
+from scheduler import Housekeeping
 from server import open_accounts, open_vaults
 from settings import Settings
 from tests.certificate_stores import new_hook
@@ -575,6 +577,21 @@ def test_certificate_of_an_account_that_is_gone_is_revoked(office: Office) -> No
     was = office.certificates.get(OPERATOR, one.id)
     assert (was.state, was.reason) == ("revoked", "cessationOfOperation")
     assert office.certificates.get(OPERATOR, other.id).state == "active"
+
+
+def test_housekeeping_looks_after_them_and_keeps_the_issuing_key_readable(office: Office) -> None:
+    """Every hour, and at the start: what was followed is revoked, and the key of before can be dropped from the key file."""
+    old, path = office.add(), office.folder / "key.json"
+    office.certificates.renew(OPERATOR, old.id, csr_of(new_key()))
+    was = office.vault.keys.ring().current
+    keyfile.rotate(path, datetime.fromtimestamp(0, UTC))
+    office.clock.advance(14 * DAY)
+    keys, access = KeyFile(path), office.access
+    Housekeeping(access.store, keys, access.audit, 365, access.tokens.keys, office.certificates).keep()
+    assert office.certificates.get(OPERATOR, old.id).state == "revoked"
+    keyfile.drop(path, was, datetime.now(UTC))
+    fresh = replace(office.certificates, authority=Authority(office.certificates.store, KeyFile(path)))
+    assert fresh.add(OPERATOR, office.ana.id, csr_of(new_key()))
 
 
 def test_end_of_the_authority_is_warned_of(office: Office, caplog: pytest.LogCaptureFixture) -> None:
