@@ -179,7 +179,7 @@ class Vault:
         link = _link_bytes(link_id)
         row = self.store.peek(crypto.row_id(link)) if self.name == "open" else None
         if row is None:
-            row, sealed = self._fetch(link, self._lease_of(link, idempotency_key, actor))
+            row, sealed = self._fetch(link, self._lease_of(link, idempotency_key, actor), actor, "open")
             if self.name != "open":
                 self._inside(row, link, sealed, actor, "open")
         return _preview(row)
@@ -192,7 +192,7 @@ class Vault:
         """
         self.admit(actor)
         link = _link_bytes(link_id)
-        row, sealed = self._fetch(link, None)
+        row, sealed = self._fetch(link, None, actor, "read")
         preview = _preview(row)
         if self.name == "open" and not preview.opens_freely:  # so that it need not be unsealed
             raise OpeningRequired(preview)
@@ -223,7 +223,7 @@ class Vault:
         self.admit(actor)
         link = _link_bytes(link_id)
         lease = self._lease_of(link, idempotency_key, actor)
-        row, sealed = self._fetch(link, lease)
+        row, sealed = self._fetch(link, lease, actor, "open")
         if self.name == "open":  # nobody's audience is to be judged, so nothing is unsealed without the proof
             self._check_proof(row, link, proof, actor)
         policy, inside = self._inside(row, link, sealed, actor, "open")
@@ -254,7 +254,7 @@ class Vault:
         link = _link_bytes(link_id)
         lease, row_id = self._lease_of(link, idempotency_key, actor), crypto.row_id(link)
         if self.name != "open":
-            row, sealed = self._fetch(link, lease)
+            row, sealed = self._fetch(link, lease, actor, "confirm")
             self._inside(row, link, sealed, actor, "confirm")
         self._tell("confirm", "done", actor, row_id)
         if lease is None or not self.store.confirm(row_id, lease):
@@ -308,9 +308,13 @@ class Vault:
         whose = actor.account.id if self.name != "open" and actor.account else ""
         return crypto.lease_hash(link, idempotency_key, whose)
 
-    def _fetch(self, link: bytes, lease: bytes | None) -> tuple[Row, Sealed]:
-        found = self.store.fetch(crypto.row_id(link), lease)
+    def _fetch(self, link: bytes, lease: bytes | None, actor: Actor, action: str) -> tuple[Row, Sealed]:
+        """Raises NotFound; where readers sign in the audit is told first, as of who is in no audience: to tell takes time."""
+        row_id = crypto.row_id(link)
+        found = self.store.fetch(row_id, lease)
         if found is None:
+            if self.name != "open":
+                self._tell(action, "refused", actor, row_id)
             raise NotFound
         return found
 

@@ -6,7 +6,7 @@ import json
 import re
 import secrets
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from html import unescape
@@ -19,7 +19,7 @@ from axe_playwright_python.base import AXE_FILE_PATH
 
 from access.credentials import KEY_PREFIX, digest_of
 from database import open_access
-from records import EVERY_ACCOUNT, Account, AccountId, ApiKey, Millis, Role
+from records import EVERY_ACCOUNT, Account, AccountId, ApiKey, Millis, Role, Scope
 from settings import Settings
 from tests.browser import chromium
 from tests.serving import CreatedMessage, Served
@@ -32,7 +32,7 @@ NEVER = "/guarded/00000000-0000-4000-8000-000000000000"
 ACCEPTS = ("application/json", "text/plain", "text/html")
 
 
-def key_of(served: Served, name: str, *roles: str) -> dict[str, str]:
+def key_of(served: Served, name: str, *roles: str, scopes: Iterable[Scope] = EVERY_ACCOUNT) -> dict[str, str]:
     """The header of somebody with these roles: an account and an API key, made behind the server's back."""
     store = open_access(Settings(), served.key_file)
     assert store
@@ -40,7 +40,7 @@ def key_of(served: Served, name: str, *roles: str) -> dict[str, str]:
         now, key, account = store.now(), KEY_PREFIX + secrets.token_urlsafe(32), AccountId(f"{secrets.token_hex(4)}-id")
         store.add_account(Account(account, f"{name}@example.com", name, "", frozenset(map(Role, roles)), True, now, now))
         ends = Millis(now + 3_600_000)
-        store.add_key(ApiKey(secrets.token_hex(8), digest_of("key", key), account, "test", EVERY_ACCOUNT, now, ends))
+        store.add_key(ApiKey(secrets.token_hex(8), digest_of("key", key), account, "test", frozenset(scopes), now, ends))
     return {"Authorization": f"Bearer {key}"}
 
 
@@ -98,6 +98,25 @@ def test_outside_the_audience_a_message_answers_as_one_that_never_was(people: Pe
         assert (receipt["state"], receipt["views_left"]) == ("waiting", message.views)
     with_passphrase = people.ask(people.payer, "POST", messages[2].path, json={"passphrase": "wrong"})
     assert with_passphrase.json()["tries_left"] == 4, "no try of theirs was counted"
+
+
+def test_audit_is_told_of_links_that_are_none_as_of_messages_for_others(people: People) -> None:
+    """What is written before the answer takes milliseconds: for one of the two alone it would tell them apart."""
+    message = people.create(message="m", audience="role:payments", views=1)
+    auditor = key_of(people.served, f"auditor{secrets.token_hex(4)}", "auditor", scopes={"audit:read"})
+    for method, how in ATTEMPTS:
+        told = []
+        for path in (message.path, NEVER):
+            people.ask(people.supporter, method, path, **how)
+            newest = people.ask(auditor, "GET", "/audit?vault=guarded&most=1").json()["entries"][0]
+            told.append({name: newest[name] for name in ("number", "who", "action", "outcome")})
+        assert told[1].pop("number") > told[0].pop("number"), (method, how)
+        assert told[0] == told[1]
+    accounts = people.served.folder / "accounts.db"
+    _run(accounts, "ALTER TABLE mayfly_entries RENAME TO away")
+    answers = {people.ask(people.supporter, "POST", path).status_code for path in (message.path, NEVER)}
+    _run(accounts, "ALTER TABLE away RENAME TO mayfly_entries")
+    assert answers == {503}
 
 
 def _headers(answer: httpx.Response) -> list[tuple[str, str]]:

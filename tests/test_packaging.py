@@ -135,7 +135,7 @@ def test_image_has_every_module_and_nothing_else(tmp_path: Path) -> None:
     """Each module of the server is copied; tests, benchmark, keys and databases are not."""
     _copy_as_the_image_does(tmp_path)
     copied = {path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file()}
-    rooms = [PROJECT, *(PROJECT / name for name in ("access", "audit", "fields", "storage", "web", "web/description"))]
+    rooms = [PROJECT, *(PROJECT / name for name in ("access", "audit", "fields", "messages", "storage", "web", "web/description"))]
     modules = [path for room in rooms for path in room.glob("*.py")]
     folders = [PROJECT / "web" / name for name in ("static", "templates", "translations")]
     files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]

@@ -20,7 +20,7 @@ import pytest
 import crypto
 import keyfile
 from access.passwords import require_good
-from errors import FieldRefused, PassphraseMismatch
+from errors import FieldRefused, PassphraseMismatch, TooManySignIns
 from keyfile import KeyFile
 from metrics import Metrics
 from records import Actor
@@ -31,7 +31,7 @@ from web.app import build_app
 from web.authentication import Authentication
 from web.gate import Gate
 from web.handlers import Handlers
-from web.limits import Limits
+from web.limits import TRIES_OF_AN_ADDRESS_A_MINUTE, Limits
 from web.sign_in import own_path
 
 HTML = {"Accept": "text/html"}
@@ -299,18 +299,31 @@ def test_who_asks_for_a_new_password_leaves_a_note_for_the_admins_alone(tmp_path
 # Too often
 
 
-def test_wrong_passwords_are_limited_by_address_typed_whether_there_is_an_account_or_not(tmp_path: Path) -> None:
-    """Wherever they come from; and then the right one does not tell either."""
+def test_wrong_passwords_are_limited_by_address_typed_wherever_they_come_from() -> None:
+    """However it is written, and whoever's it is: the limits know no accounts."""
+    limits = Limits(0)
+    for number in range(TRIES_OF_AN_ADDRESS_A_MINUTE):
+        limits.require_email(ANA)
+        limits.count_wrong_email(ANA if number % 2 else ANA.upper())
+    with pytest.raises(TooManySignIns) as refused:
+        limits.require_email(ANA.title())
+    assert 1 <= refused.value.retry_after <= 60
+    limits.require_email("nobody@example.com")
+
+
+def test_one_client_keeps_nobody_else_from_signing_in(tmp_path: Path) -> None:
+    """Neither by wrong passwords nor by asking for new ones: both are limited for that client long before."""
     with Served(tmp_path, MAYFLY_TRUSTED_PROXIES="127.0.0.1") as served:
         served.add_account(ANA)
-        for email in (ANA, "nobody@example.com"):
-            tries = [sign_in(served.http, email, "wrong", **{"X-Forwarded-For": f"192.0.{n}.1"}) for n in range(13)]
-            statuses = [answer.status_code for answer in tries]
-            assert 10 <= statuses.count(401) <= 12, statuses
-            assert statuses[-1] == 429
-            assert 1 <= int(tries[-1].headers["Retry-After"]) <= 60
-        assert sign_in(served.http, ANA, PASSWORD, **{"X-Forwarded-For": "192.0.99.1"}).status_code == 429
-        assert sign_in(served.http, ANA.upper(), PASSWORD, **{"X-Forwarded-For": "192.0.99.1"}).status_code == 429
+        hostile = {"X-Forwarded-For": "192.0.2.1"}
+        tries = [sign_in(served.http, ANA, "wrong", **hostile).status_code for _ in range(13)]
+        assert 10 <= tries.count(401) <= 12
+        assert tries[-1] == 429
+        resets = [served.http.post("/reset", json={"email": ANA}, headers=hostile).status_code for _ in range(13)]
+        assert 10 <= resets.count(202) <= 12
+        assert resets[-1] == 429
+        assert sign_in(served.http, ANA, PASSWORD, **hostile).status_code == 429
+        assert sign_in(served.http, ANA, PASSWORD, **{"X-Forwarded-For": "192.0.99.1"}).status_code == 200
 
 
 def test_wrong_passwords_are_limited_by_client_on_every_door(tmp_path: Path) -> None:
@@ -443,7 +456,8 @@ def test_time_does_not_tell_whether_there_is_an_account(tmp_path: Path, monkeypa
 
     Argon2id takes 2 ms here instead of 190: what differs beside it would show all the more.
     """
-    monkeypatch.setattr("web.limits.SIGN_INS_A_MINUTE", 10**9)
+    for limit in ("SIGN_INS_A_MINUTE", "TRIES_OF_AN_ADDRESS_A_MINUTE", "RESETS_A_MINUTE"):
+        monkeypatch.setattr(f"web.limits.{limit}", 10**9)
     monkeypatch.setattr("crypto.RFC_9106_LOW_MEMORY", (1024, 1))
     timed = Timed(tmp_path)
     request = requests_for(timed)[route]

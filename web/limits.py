@@ -14,6 +14,11 @@ from limits.strategies import SlidingWindowCounterRateLimiter
 from errors import TooManyCreates, TooManySignIns
 
 SIGN_INS_A_MINUTE = 10
+"""Wrong tries of one client."""
+TRIES_OF_AN_ADDRESS_A_MINUTE = 100
+"""Wrong passwords for one e-mail address, wherever from. Far more than one client has, which must not keep its owner out."""
+RESETS_A_MINUTE = 10
+"""Askings for a new password by one client."""
 
 
 class Limits:
@@ -23,6 +28,8 @@ class Limits:
         self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
         self._creates = RateLimitItemPerMinute(creates_a_minute) if creates_a_minute else None
         self._sign_ins = RateLimitItemPerMinute(SIGN_INS_A_MINUTE)
+        self._of_address = RateLimitItemPerMinute(TRIES_OF_AN_ADDRESS_A_MINUTE)
+        self._resets = RateLimitItemPerMinute(RESETS_A_MINUTE)
 
     def count_create(self, client: str) -> None:
         """Raise TooManyCreates if the client has created too many messages within a minute."""
@@ -40,12 +47,17 @@ class Limits:
 
     def require_email(self, email: str) -> None:
         """Raise TooManySignIns if there were too many wrong tries with an e-mail address, wherever from, and whoever's it is."""
-        if not self._limiter.test(self._sign_ins, "e-mail", _known_by(email)):
-            raise TooManySignIns(self._seconds_until(self._sign_ins, "e-mail", _known_by(email)))
+        if not self._limiter.test(self._of_address, "e-mail", _known_by(email)):
+            raise TooManySignIns(self._seconds_until(self._of_address, "e-mail", _known_by(email)))
 
     def count_wrong_email(self, email: str) -> None:
         """Remember that somebody tried an e-mail address with a wrong password."""
-        self._limiter.hit(self._sign_ins, "e-mail", _known_by(email))
+        self._limiter.hit(self._of_address, "e-mail", _known_by(email))
+
+    def count_reset(self, client: str) -> None:
+        """Raise TooManySignIns if the client has asked for new passwords too often within a minute."""
+        if not self._limiter.hit(self._resets, "reset", _network_of(client)):
+            raise TooManySignIns(self._seconds_until(self._resets, "reset", _network_of(client)))
 
     def _seconds_until(self, item: RateLimitItemPerMinute, what: str, whose: str) -> int:
         wait = self._limiter.get_window_stats(item, what, whose).reset_time - time.time()

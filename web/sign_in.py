@@ -126,11 +126,8 @@ class SignIn:
         """`POST /reset`: the same answer, and the same work, whoever's address it is."""
         self._authentication.require_own_page(environ)
         fields = _texts(environ, {"email"})
-        limits, client = self._authentication.limits, environ["REMOTE_ADDR"]
-        limits.require_sign_in(client)
-        limits.require_email(fields["email"])
-        limits.count_wrong_sign_in(client)
-        limits.count_wrong_email(fields["email"])
+        client = environ["REMOTE_ADDR"]
+        self._authentication.limits.count_reset(client)
         self._accounts.ask_reset(fields["email"], client)
         wanted = wanted_by(environ)
         if wanted.kind == "html":
