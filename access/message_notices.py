@@ -1,4 +1,4 @@
-"""What webhooks are told of messages: that one was opened, burned or has expired; which, only by the audit's short hash of it.
+"""What webhooks are told of messages: that one was opened or burned; which, only by the audit's short hash of it.
 
 Whoever answers a reader only notes it down in memory; the thread that delivers brings it into the outbox, within a second. What is
 in memory when a process is killed, or while the database is down and more comes than is kept, is lost: it is in the audit all the

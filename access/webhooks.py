@@ -24,8 +24,10 @@ from database import CertificateStore
 from errors import Damaged, FieldRefused, NothingThere, WrongState
 from fields import Choice, Each, Field, Flag, Model
 from keyfile import KeyFile
-from records import NOTICE_TYPES, SECOND, Actor, Delivery, DeliveryState, Event, Hook, Millis, Notice, Sealed
+from records import NOTICE_TYPES, SECOND, Actor, Delivery, DeliveryState, Event, Hook, Millis, Notice, NoticeType, Sealed
 
+EVENTS: tuple[NoticeType, ...] = tuple(name for name in NOTICE_TYPES if name != "message.expired")
+"""What webhooks can ask for. That messages have expired is not among it: the purge removes them without telling which."""
 MAX_HOOKS = 16
 MAX_DELIVERIES = 500
 """The most that somebody who looks gets at once."""
@@ -43,13 +45,20 @@ class Url:
         try:
             target_of(value if isinstance(value, str) else "", self.private)
         except ValueError:
-            why = (
-                "%(name)s must be a URL with http or https, in ASCII, of at most %(most)s characters."
-                if self.private
-                else "%(name)s must be a URL with https, in ASCII, of at most %(most)s characters, and not of this machine or "
-                "a private network."
-            )
-            raise FieldRefused(name, why, name=name, most=MAX_URL_CHARACTERS) from None
+            if self.private:
+                raise FieldRefused(
+                    name,
+                    "%(name)s must be a URL with http or https, in ASCII, of at most %(most)s characters.",
+                    name=name,
+                    most=MAX_URL_CHARACTERS,
+                ) from None
+            raise FieldRefused(
+                name,
+                "%(name)s must be a URL with https, in ASCII, of at most %(most)s characters, and not of this machine or a private "
+                "network.",
+                name=name,
+                most=MAX_URL_CHARACTERS,
+            ) from None
         return str(value)
 
     def schema(self) -> dict[str, Any]:
@@ -60,7 +69,7 @@ def new_hook(private: bool = False) -> Model:
     """What registers a webhook."""
     return Model(
         Field("url", Url(private), "Where it is told.", required=True),
-        Field("events", Each(Choice(NOTICE_TYPES), len(NOTICE_TYPES)), "Of what it is told.", required=True),
+        Field("events", Each(Choice(EVENTS), len(EVENTS)), "Of what it is told.", required=True),
     )
 
 
@@ -68,7 +77,7 @@ def hook_change(private: bool = False) -> Model:
     """What changes a webhook."""
     return Model(
         Field("url", Url(private), "Where it is told."),
-        Field("events", Each(Choice(NOTICE_TYPES), len(NOTICE_TYPES)), "Of what it is told."),
+        Field("events", Each(Choice(EVENTS), len(EVENTS)), "Of what it is told."),
         Field("enabled", Flag(), "Whether it is told. What it was to be told already waits for it."),
     )
 

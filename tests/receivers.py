@@ -19,6 +19,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import httpx
+
+from access.webhooks import EVENTS
+
 HTTP_MD = Path(__file__).resolve().parent.parent / "docs" / "http.md"
 
 
@@ -153,3 +157,21 @@ def documented_check() -> Callable[[str, Mapping[str, str], bytes, float], bool]
     names: dict[str, Any] = {}
     exec(text, names)
     return names["is_from_mayfly"]  # type: ignore[no-any-return]
+
+
+def register(admin: httpx.Client, url: str, *events: str) -> dict[str, Any]:
+    answer = admin.post("/webhooks", json={"url": url, "events": list(events or EVENTS)})
+    assert answer.status_code == 201, answer.text
+    time.sleep(1.5)  # until the thread that delivers has looked who wants what
+    return dict(answer.json())
+
+
+def settled(admin: httpx.Client, hook: dict[str, Any], count: int) -> list[dict[str, Any]]:
+    """The deliveries of a webhook, once so many were made."""
+    ends = time.monotonic() + 20
+    while True:
+        found = admin.get(f"/webhooks/{hook['id']}/deliveries").json()["deliveries"]
+        if len([one for one in found if one["state"] == "delivered"]) >= count:
+            return list(found)
+        assert time.monotonic() < ends, found
+        time.sleep(0.05)

@@ -239,6 +239,7 @@ _CHANCE = (
     (r"/receipt/[A-Za-z0-9_-]{64}", "/receipt/<token>"),
     (r"/password/[A-Za-z0-9_-]{43}", "/password/<secret>"),
     (r"mayfly_[A-Za-z0-9_-]{43}", "<key>"),
+    (r"whsec_[A-Za-z0-9+/=]{44}", "<secret>"),
     (r'"number":\d+', '"number":4711'),
     (r"\b[0-9a-f]{64}\b", "<mac>"),
     (r"\b[0-9a-f]{40}\b", "<serial>"),
@@ -288,6 +289,14 @@ def _values(served: Served, program: Program, route: str, example: Example) -> I
         values |= {json.dumps(examples.CSR)[1:-1]: json.dumps(csr)[1:-1]}
     if path == "/delete":
         served.purge()  # what was opened half a minute ago
+    if path.startswith("/webhooks"):
+        values |= program.webhook()
+    if "<number>" in path:
+        program.forget_rui()
+        rui = program.ask("POST", "/accounts", {"email": RUI, "first_name": "Rui", "last_name": "Costa", "roles": []})
+        program.ask("POST", "/certificates", {"account": rui["id"], "csr": new_csr()})
+        told = program.ask("GET", f"/webhooks/{values[examples.HOOK_ID]}/deliveries")["deliveries"]
+        values[f"/{examples.DELIVERY_NUMBER}"] = f"/{told[0]['number']}"
     if path.startswith(("/keys", "/admin/keys")):
         program.revoke_others()
     if "<key_id>" in path:
@@ -333,6 +342,13 @@ class Program:
         for account in self.ask("GET", "/accounts")["accounts"]:
             if account["email"] == RUI:
                 self.ask("DELETE", f"/accounts/{account['id']}")
+
+    def webhook(self) -> dict[str, str]:
+        """Leave one webhook, and what it is to be told."""
+        for hook in self.ask("GET", "/webhooks")["webhooks"]:
+            self.ask("DELETE", f"/webhooks/{hook['id']}")
+        events = ["certificate.created", "certificate.revoked"]
+        return {examples.HOOK_ID: self.ask("POST", "/webhooks", {"url": examples.HOOK_URL, "events": events})["id"]}
 
     def revoke_others(self) -> None:
         """Leave no key but this one."""

@@ -100,6 +100,13 @@ NEED_OF = {
     "DELETE /accounts/<account_id>": "accounts:manage",
     "POST /accounts/<account_id>/password-link": "accounts:manage",
     "GET /audit": "audit:read",
+    **{
+        f"{method} /webhooks{rest}": "certificates:manage"
+        for method, rest in (
+            *(("GET", ""), ("POST", ""), ("GET", "/<hook_id>"), ("PATCH", "/<hook_id>"), ("POST", "/<hook_id>")),
+            *(("DELETE", "/<hook_id>"), ("GET", "/<hook_id>/deliveries"), ("POST", "/<hook_id>/deliveries/<number>")),
+        )
+    },
     "GET /admin/keys": "accounts:manage",
     "GET /keys": "password",
     "POST /keys": "password",

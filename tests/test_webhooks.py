@@ -30,19 +30,19 @@ from access import delivery, egress, message_notices
 from access.delivery import GIVEN_UP_AFTER, LANES, LEASE, PAUSES, Deliverer
 from access.egress import NotAnswered, is_global, post, target_of
 from access.message_notices import MessageNotices
-from access.webhooks import MAX_HOOKS, Webhooks
+from access.webhooks import EVENTS, MAX_HOOKS, Webhooks
 from audit import Audit
 from database import open_access
 from errors import FieldRefused, NothingThere, StoreFailed, WrongState
 from keyfile import KeyFile
-from records import NOTICE_TYPES, SECOND, Actor, Delivery, Hook, NoticeType, RowId
+from records import SECOND, Actor, Delivery, Hook, NoticeType, RowId
 from settings import Settings
 from tests.certificate_stores import CertificatesFile, new_notice
 from tests.ports import free_port
 from tests.receivers import Receiver, Told, documented_check, sends, status, without_end
 from tests.stores import NOW, SetClock
 
-EVERY = list(NOTICE_TYPES)
+EVERY = list(EVENTS)
 CREATED: NoticeType = "certificate.created"
 ADMIN = Actor(way="command")
 is_from_mayfly = documented_check()

@@ -24,6 +24,7 @@ from web.oauth import OAuth
 from web.openapi import Description
 from web.scrape import Scrape
 from web.sign_in import SignIn
+from web.webhooks import WebhookPages
 
 _MEDIA_TYPES = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}
 
@@ -81,6 +82,8 @@ def _register_accounts(app: Flask, authentication: Authentication, access: Acces
         app.register_blueprint(routes.certificates_blueprint(certificates, authentication))
     app.register_blueprint(routes.oauth_blueprint(OAuth(authentication, access.tokens), authentication))
     app.register_blueprint(routes.audit_blueprint(AuditPage(access.audit), authentication))
+    if access.webhooks:
+        app.register_blueprint(routes.webhooks_blueprint(WebhookPages(access.webhooks), authentication))
 
 
 def _static_files() -> dict[str, Answer]:

@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from access.webhooks import EVENTS
 from audit import ACTIONS, OUTCOMES
 from keyfile import DROP_AFTER
 from records import (
@@ -32,6 +33,8 @@ from records import (
     Certificate,
     Counts,
     Created,
+    Delivery,
+    Hook,
     Millis,
     Opened,
     Preview,
@@ -389,4 +392,53 @@ def certificate(
         problem=problem,
         given=given,
         **values,
+    )
+
+
+# Webhooks
+
+_CERTIFICATE_EVENTS, _MESSAGE_EVENTS = (
+    " ".join(name for name in EVENTS if name.startswith(f"{subject}.")) for subject in ("certificate", "message")
+)
+
+
+def webhooks(
+    wanted: Wanted, found: Sequence[Hook], done: str | None = None, problem: Problem | None = None, given: Mapping[str, Any] = {}
+) -> bytes:
+    """All webhooks; `given` is what the form to register one was sent with, if it was refused."""
+    return _render(
+        "webhooks.html",
+        wanted,
+        hooks=found,
+        certificate_events=_CERTIFICATE_EVENTS,
+        message_events=_MESSAGE_EVENTS,
+        done=done,
+        problem=problem,
+        given=given,
+    )
+
+
+def webhook(
+    wanted: Wanted,
+    found: Hook,
+    deliveries: Sequence[Delivery],
+    done: str | None = None,
+    secret: str | None = None,
+    problem: Problem | None = None,
+    given: Mapping[str, Any] = {},
+) -> bytes:
+    """One webhook, and what it was told; `secret` is shown this once, `given` what the form was sent with if it was refused."""
+    events = " ".join(name for name in EVENTS if name in found.events)
+    return _render(
+        "webhook.html",
+        wanted,
+        once=secret is not None,
+        hook=found,
+        deliveries=deliveries,
+        certificate_events=_CERTIFICATE_EVENTS,
+        message_events=_MESSAGE_EVENTS,
+        done=done,
+        secret=secret,
+        problem=problem,
+        given={"url": found.url, "events": events, **given},
     )

@@ -22,6 +22,7 @@ _ROUTES = frozenset(
         "/metrics",
         *("/sign-in", "/sign-out", "/reset", "/account", "/account/password", "/accounts", "/keys", "/audit", "/oauth/token"),
         *("/.well-known/jwks.json", "/.well-known/oauth-authorization-server", "/certificates", "/ca.pem", "/ca.crl"),
+        "/webhooks",
     )
 )
 ACCOUNT_ROUTES = frozenset(
@@ -30,6 +31,7 @@ ACCOUNT_ROUTES = frozenset(
         *("/keys", "/keys/…", "/oauth/token", "/.well-known/jwks.json", "/.well-known/oauth-authorization-server"),
         *("/admin", "/admin/keys", "/delete", "/audit", "/audit/…"),
         *("/certificates", "/certificates/…", "/ca.pem", "/ca.crl", "/ca/…"),
+        *("/webhooks", "/webhooks/…"),
     )
 )
 """Those that ask the database of accounts and audit, or that of certificates, whatever vault they are about."""
@@ -39,6 +41,7 @@ _ROUTES_BELOW = {
     "message": "/message/…",
     "receipt": "/receipt/…",
     "static": "/static/…",
+    "webhooks": "/webhooks/…",
     "accounts": "/accounts/…",
     "keys": "/keys/…",
     "password": "/password/…",

@@ -25,6 +25,7 @@ from web.paths import CREATE, MESSAGE, RECEIPT
 from web.scrape import Scrape
 from web.sign_in import SignIn, ask_to_sign_in
 from web.visitor import ACTOR
+from web.webhooks import WebhookPages
 
 Door = Callable[[Environ], Answer]
 """What is answered to somebody who is not signed in, instead of the refusal."""
@@ -173,6 +174,21 @@ def audit_blueprint(page: AuditPage, authentication: Authentication) -> Blueprin
     """`/audit`"""
     routes = Routes("audit", authentication)
     routes.add("/audit", "GET", page.audit, "audit:read")
+    return routes.blueprint
+
+
+def webhooks_blueprint(pages: WebhookPages, authentication: Authentication) -> Blueprint:
+    """`/webhooks`"""
+    routes = Routes("webhooks", authentication)
+    one, deliveries = "/webhooks/<hook_id>", "/webhooks/<hook_id>/deliveries"
+    routes.add("/webhooks", "GET", pages.webhooks, "certificates:manage")
+    routes.add("/webhooks", "POST", pages.add_webhook, "certificates:manage")
+    routes.add(one, "GET", pages.webhook, "certificates:manage")
+    routes.add(one, "PATCH", pages.change_webhook, "certificates:manage")
+    routes.add(one, "POST", pages.act_on_webhook, "certificates:manage")
+    routes.add(one, "DELETE", pages.delete_webhook, "certificates:manage")
+    routes.add(deliveries, "GET", pages.deliveries, "certificates:manage")
+    routes.add(f"{deliveries}/<number>", "POST", pages.replay, "certificates:manage")
     return routes.blueprint
 
 

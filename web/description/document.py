@@ -17,6 +17,7 @@ from web.description.messages import of_vault
 from web.description.people import PEOPLE
 from web.description.schemas import REQUESTS, TEXT, form_of, ref, schemas
 from web.description.service import SERVICE
+from web.description.webhooks import WEBHOOKS
 from web.errors import PROBLEM_JSON, TABLE, Unexpected
 from web.visitor import SESSION_COOKIE
 
@@ -26,6 +27,7 @@ GROUPS: dict[str, tuple[str, dict[str, Described]]] = {
     **{name: (f"Messages in the {name} vault", of_vault(name)) for name in VAULT_NAMES},
     "accounts": ("Accounts, what people and programs sign in with, and the audit", PEOPLE),
     "certificates": ("Certificates for TLS clients, and the authority they come from", CERTIFICATES),
+    "webhooks": ("Webhooks: other systems that are told what happens here", WEBHOOKS),
     "service": ("The server itself, and what its operator does", SERVICE),
 }
 ROUTES: dict[str, Described] = {name: route for _, group in GROUPS.values() for name, route in group.items()}

@@ -22,6 +22,8 @@ ACCOUNT_ID = "0b9f9c1e-5a0e-4c0f-9c53-6b1d7a0f2e11"
 KEY_ID = "5d0a8f57-7c3e-4a4e-8b0e-2f6a3c9d1b42"
 CERTIFICATE_ID = "c0a7be54-3f0d-4b8f-9a55-6a1df0c2b9d3"
 ISSUER_ID = "a4f0de77-9b1c-4f8e-8a6f-52f0c1b7e3d8"
+HOOK_ID, HOOK_URL = "e7d0c9a8-2b64-4f0d-9c1e-8a5b3d7f6e10", "https://inventory.example.com/mayfly"
+DELIVERY_NUMBER = 815
 LINK_SECRET = "o2yQ5uJm8cX1vT4nB7kP0sR3wZ6hL9fD_eAqGtUiKjM"  # noqa: S105
 CSR = """\
 -----BEGIN CERTIFICATE REQUEST-----

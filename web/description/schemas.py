@@ -9,11 +9,23 @@ from typing import get_args
 
 import drafts
 from access.accounts import CHANGED_ACCOUNT, NEW_ACCOUNT
+from access.egress import FAILURES
 from access.passwords import MAX_BYTES, MIN_CHARACTERS
+from access.webhooks import EVENTS, hook_change, new_hook
 from audit import ACTIONS, OUTCOMES
 from fields import Model
 from fields.documents import Document, Proof
-from records import CERTIFICATE_STATES, MAX_OPENINGS, MAX_TRIES, MAX_VIEWS, REASONS, SCOPES, State, Way
+from records import (
+    CERTIFICATE_STATES,
+    DELIVERY_STATES,
+    MAX_OPENINGS,
+    MAX_TRIES,
+    MAX_VIEWS,
+    REASONS,
+    SCOPES,
+    State,
+    Way,
+)
 from web.accounts import NEW_KEY
 from web.certificate_pages import CERTIFICATE_ACT
 from web.certificates import CERTIFICATE_CHANGE, FOLLOWER, NEW_CERTIFICATE
@@ -89,6 +101,8 @@ REQUESTS: dict[str, Model] = {
     "CertificateChange": CERTIFICATE_CHANGE,
     "CertificateAct": CERTIFICATE_ACT,
     "CertificateFollower": FOLLOWER,
+    "NewWebhook": new_hook(),
+    "WebhookChange": hook_change(),
 }
 """Bodies that are checked by a model. Those that may come as a form are there as `<name>Form` as well."""
 _JSON_ONLY = {"Document", "GuardedDocument"}
@@ -142,6 +156,14 @@ _CERTIFICATE: dict[str, Schema] = {
     "replaces": {"type": ["string", "null"], "format": "uuid", "description": "The certificate that it follows."},
     "superseded_at": {**_MAYBE_TIME, "description": "When it is revoked, as another follows it."},
 }
+_WEBHOOK: dict[str, Schema] = {
+    "id": UUID,
+    "url": LINK,
+    "events": many(word(*EVENTS)),
+    "enabled": TRUTH,
+    "created_at": TIME,
+}
+_ANSWER = f"The status that was answered, or {', '.join(FAILURES)}, no secret; null before the first try."
 _DO: Schema = {**word("change", "enable", "disable", "delete"), "description": "change: with what to change."}
 
 _SUPPORTED = [f"{what}_supported" for what in ("scopes", "response_types", "grant_types", "token_endpoint_auth_methods")]
@@ -161,6 +183,9 @@ _PLAIN: dict[str, Schema] = {
     "AccountAct": some(("do",), do=_DO, **CHANGED_ACCOUNT.schema()["properties"]),
     "AccountActForm": some(("do",), do=_DO, **form_of(CHANGED_ACCOUNT)["properties"]),
     "Revoking": every(do=word("revoke")),
+    "WebhookAct": some(("do",), do=_DO, **hook_change().schema()["properties"]),
+    "WebhookActForm": some(("do",), do=_DO, **form_of(hook_change())["properties"]),
+    "Replaying": some((), do=word("replay")),
     "TokenRequest": some(
         ("grant_type",),
         grant_type=word("client_credentials"),
@@ -228,6 +253,22 @@ _PLAIN: dict[str, Schema] = {
     "Key": every(**_KEY),
     "NewKeyMade": every(**_KEY, key={**TEXT, "description": "What signs in. It is shown this once."}),
     "Keys": every(keys=many(ref("Key"))),
+    "Webhook": every(**_WEBHOOK),
+    "NewWebhookMade": every(**_WEBHOOK, secret={**TEXT, "description": "What signs. It is shown this once."}),
+    "Webhooks": every(webhooks=many(ref("Webhook"))),
+    "Delivery": every(
+        number={"type": "integer", "minimum": 1},
+        id={**TEXT, "description": "The same at each try: webhook-id."},
+        type=word(*EVENTS),
+        subject={**TEXT, "description": "The id of a certificate, or the short hash of a message."},
+        created_at=TIME,
+        state=word(*DELIVERY_STATES),
+        attempts={"type": "integer", "minimum": 0},
+        answer={"type": ["string", "null"], "description": _ANSWER},
+        answered_at=_MAYBE_TIME,
+        next_at={**_MAYBE_TIME, "description": "When it is tried next."},
+    ),
+    "Deliveries": every(deliveries=many(ref("Delivery"))),
     "KeysInUse": every(
         keys=many(every(**_KEY, email=TEXT)),
         encryption_keys=many(every(id=TEXT, retired_at=_MAYBE_TIME)),
