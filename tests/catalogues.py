@@ -23,6 +23,7 @@ _METHODS = [
     ("*.py", "python"),
     ("access/*.py", "python"),
     ("fields/*.py", "python"),
+    ("messages/*.py", "python"),
     ("web/*.py", "python"),
 ]
 _OPTIONS = {"web/templates/*.html": {"extensions": "jinja2.ext.i18n", "trimmed": "true", "silent": "false"}}

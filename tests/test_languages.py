@@ -97,7 +97,7 @@ def test_texts_of_errors_and_their_titles_are_all_in_the_catalogue(texts: Catalo
     found = 0
     for path in (
         *PROJECT.glob("*.py"),
-        *(path for room in ("access", "audit", "fields", "storage", "web") for path in (PROJECT / room).glob("*.py")),
+        *(path for room in ("access", "audit", "fields", "messages", "storage", "web") for path in (PROJECT / room).glob("*.py")),
     ):
         for call in (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)):
             name = getattr(call.func, "id", getattr(call.func, "attr", ""))
@@ -466,7 +466,10 @@ THIRD = "eo"
 def third_language(tmp_path_factory: pytest.TempPathFactory, texts: Catalog) -> Iterator[Served]:
     """Mayfly with one more file: a catalogue that puts every text into brackets."""
     copy = tmp_path_factory.mktemp("copy") / "mayfly"
-    for part in (*PROJECT.glob("*.py"), *(PROJECT / name for name in ("access", "audit", "fields", "storage", "tests", "web"))):
+    for part in (
+        *PROJECT.glob("*.py"),
+        *(PROJECT / name for name in ("access", "audit", "fields", "messages", "storage", "tests", "web")),
+    ):
         if part.is_dir():
             shutil.copytree(part, copy / part.name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
