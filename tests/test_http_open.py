@@ -160,7 +160,11 @@ def test_each_reveal_page_has_a_lease_key_of_its_own(served: Served) -> None:
 
 
 @pytest.mark.parametrize(
-    "request_", [opening(json={"message": "x"}), opening(data={"open": "yes", "views": "2"}), opening(json={"passphrase": 1})]
+    "request_",
+    [
+        *[opening(json={"message": "x"}), opening(data={"open": "yes", "views": "2"}), opening(json={"passphrase": 1})],
+        *[opening(json={"passphrase": {}}), opening(json={"proof": 0}), opening(json={"open": "no"})],
+    ],
 )
 def test_opening_with_what_it_does_not_take_uses_nothing_up(served: Served, request_: dict[str, object]) -> None:
     message = served.create("hello", views=1)

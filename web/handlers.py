@@ -182,14 +182,15 @@ def _opening(environ: Environ, vault: Vault, link_id: str) -> Opening:
     if body.kind == "text":
         raise BodyRefused("Open with an empty body, a form or JSON.")
     form_key, ticked = fields.pop("idempotency_key", None), fields.pop("open", None)
-    passphrase, proof = fields.pop("passphrase", None) or None, fields.pop("proof", None) or None
+    # An empty field is a form's way to say none.
+    passphrase, proof = (None if value == "" else value for value in (fields.pop("passphrase", None), fields.pop("proof", None)))
     if fields or not isinstance(form_key, str | None) or (header_key is not None and form_key):
         raise FieldRefused(
             "", "Opening takes the fields open, passphrase, proof and idempotency_key, or the header Idempotency-Key."
         )
-    # An empty header was sent and cannot be kept: `Vault` refuses it. An empty field is a form's way to say none.
+    # An empty header was sent and cannot be kept: `Vault` refuses it.
     key = header_key if header_key is not None else form_key or None
-    if body.kind == "form" and ticked != "yes":
+    if ticked != "yes" and (body.kind == "form" or ticked is not None):
         vault.preview(link_id, key, actor_of(environ))
         raise TickRequired
     return Opening(read_passphrase(passphrase), key, read_proof(proof))

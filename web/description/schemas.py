@@ -109,9 +109,17 @@ _JSON_ONLY = {"Document", "GuardedDocument"}
 _MORE: dict[str, Schema] = {"AccountChange": {"minProperties": 1}}
 
 _OPENING: dict[str, Schema] = {
-    "passphrase": {**drafts.MESSAGE.fields["passphrase"].schema(), "description": "The one that the sender chose."},
-    "proof": {**Proof().schema(), "description": "For what is encrypted end to end: derived from the link's fragment."},
-    "idempotency_key": {**IDEMPOTENCY_KEY, "description": "The same as the header Idempotency-Key, for forms."},
+    "passphrase": {**drafts.MESSAGE.fields["passphrase"].schema(), "minLength": 0, "description": "The one that the sender chose."},
+    "proof": {
+        "type": ["string", "null"],
+        "pattern": f"^(?:{Proof().schema()['pattern'].strip('^$')})?$",
+        "description": "For what is encrypted end to end: derived from the link's fragment.",
+    },
+    "idempotency_key": {
+        "type": ["string", "null"],
+        "pattern": f"^(?:{IDEMPOTENCY_KEY['pattern'].strip('^$')})?$",
+        "description": "The same as the header Idempotency-Key, for forms.",
+    },
 }
 _TICK: Schema = {**word("yes"), "description": "The deliberate tick, which scanners do not set."}
 _WAITING: dict[str, Schema] = {"expires_at": TIME, "views_left": VIEWS_LEFT, "needs_passphrase": TRUTH, "encryption": ENCRYPTION}
