@@ -128,12 +128,15 @@ class Settings:
 
     @property
     def databases(self) -> dict[VaultName, str]:
-        """The vaults that this server has, each with the URL of its database."""
-        urls: dict[VaultName, str] = {
-            "open": self.database_url,
-            "guarded": self.guarded_database_url,
-            "sealed": self.sealed_database_url,
-        }
+        """The vaults that this server has, each with the URL of its database.
+
+        There is none whose messages nobody could open: without accounts, and for the sealed one without certificates.
+        """
+        urls: dict[VaultName, str] = {"open": self.database_url}
+        if self.accounts_database_url != OFF:
+            urls["guarded"] = self.guarded_database_url
+            if self.certificates_database_url != OFF:
+                urls["sealed"] = self.sealed_database_url
         return {name: url for name, url in urls.items() if url != OFF}
 
     @property
@@ -335,14 +338,14 @@ TABLE: tuple[Setting, ...] = (
         _accounts_url,
         "accounts.db beside the key file",
         "sqlite:////absolute/path.db, the URL of a PostgreSQL or MySQL database with tls_ca, or off",
-        "Where accounts, their keys and the audit are kept. `off`: nobody can sign in.",
+        "Where accounts, their keys and the audit are kept. `off`: nobody can sign in, and there is only the open vault.",
     ),
     Setting(
         "MAYFLY_CERTIFICATES_DATABASE_URL",
         _accounts_url,
         "certificates.db beside the key file",
         "sqlite:////absolute/path.db, the URL of a PostgreSQL or MySQL database with tls_ca, or off",
-        "Where certificates, who issues them, and webhooks are kept. `off`: none are issued.",
+        "Where certificates, who issues them, and webhooks are kept. `off`: none are issued, and there is no sealed vault.",
     ),
     Setting(
         "MAYFLY_CERTIFICATE_DAYS",

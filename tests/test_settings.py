@@ -148,6 +148,20 @@ def test_default_named_in_the_table_is_the_one_in_force(row: object) -> None:
     assert Settings.from_environ({name: default}) == Settings()
 
 
+@pytest.mark.parametrize(
+    ("off", "vaults"),
+    [
+        ("ACCOUNTS", {"open"}),
+        ("CERTIFICATES", {"open", "guarded"}),
+        ("GUARDED", {"open", "sealed"}),
+        ("SEALED", {"open", "guarded"}),
+    ],
+)
+def test_there_is_no_vault_whose_messages_nobody_could_open(off: str, vaults: set[str]) -> None:
+    """Without accounts nobody signs in, without certificates nobody shows one."""
+    assert set(Settings.from_environ({f"MAYFLY_{off}_DATABASE_URL": "off"}).databases) == vaults
+
+
 def test_good_values_are_taken() -> None:
     settings = Settings.from_environ(
         {

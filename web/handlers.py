@@ -27,7 +27,7 @@ from errors import (
 from messages import Vault
 from messages.vaults import ask_each
 from records import MAX_LIFETIME_SECONDS, Preview, VaultName
-from settings import OFF, Settings
+from settings import Settings
 from web import answers, pages
 from web.answers import HTML, TEXT, Answer
 from web.authentication import actor_of
@@ -121,12 +121,7 @@ class Handlers:
 
 def _elsewhere(vault: VaultName, settings: Settings) -> list[VaultName]:
     """The other vaults that the page of one leads to. What is sealed is for few: they come there by the guarded one's."""
-    if settings.accounts_database_url == OFF:
-        return []
-    has_certificates = settings.certificates_database_url != OFF
-    return [
-        name for name in settings.databases if name != vault and (name != "sealed" or (has_certificates and vault == "guarded"))
-    ]
+    return [name for name in settings.databases if name != vault and (name != "sealed" or vault == "guarded")]
 
 
 class Probes:
