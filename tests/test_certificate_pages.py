@@ -219,6 +219,9 @@ def test_what_ends_soon_is_told_in_time(browser: Browser, tmp_path: Path) -> Non
         assert "The authority ends on" in told(ADMIN)
         other.clock.advance(101 * DAY)
         assert "has ended" in told(ADMIN)
+        with other.signed_in(ADMIN) as client:
+            assert certificate in client.get("/certificates?state=ended", headers=HTML).text
+            assert certificate not in client.get("/certificates", headers=HTML).text
 
 
 # For owners
