@@ -176,7 +176,7 @@ class ApiKey:
 class Event:
     """Something that the audit keeps. `actor` tells who; `target` is an account's or key's id, or the short hash of a message.
 
-    `action` and `outcome` come from the closed sets of `audit`.
+    `action` and `outcome` come from the closed sets of `audit`. `detail` says what of it, in words: never a value of anybody's.
     """
 
     action: str
@@ -184,6 +184,7 @@ class Event:
     actor: Actor
     vault: VaultName | None = None
     target: str = ""
+    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +202,7 @@ class AuditEntry:
     vault: str
     target: str
     address: str
+    detail: str
     mac: bytes = b""
 
 
@@ -285,13 +287,15 @@ class Certificate:
 class Notice:
     """What webhooks are told: JSON of something that happened to `subject`, a certificate's id or the short hash of a message.
 
-    `id` is the same at each try and for each webhook, so that receivers can tell what they had before.
+    `id` is the same at each try and for each webhook, so that receivers can tell what they had before. `not_before` is when it will
+    have happened, for what is known ahead.
     """
 
     id: str
     subject: str
     type: NoticeType
     payload: str
+    not_before: Millis = field(default=Millis(0), compare=False)
 
 
 @dataclass(frozen=True, slots=True)

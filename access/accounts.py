@@ -12,10 +12,10 @@ from access.credentials import digest_of, new_secret
 from access.passwords import require_good
 from audit import Audit
 from database import AccessStore
-from errors import FieldRefused, LastAdmin, NothingThere, Taken
+from errors import FieldRefused, LastAdmin, NothingThere, ScopeRequired, Taken
 from fields import Each, Email, Field, Flag, Line, Model, RoleName, Text
 from keyfile import KeyFile
-from records import ADMIN, SECOND, Account, AccountId, Actor, Event, Millis, Role
+from records import ADMIN, BUILT_IN_ROLES, SECOND, Account, AccountId, Actor, Event, Millis, Role
 
 LINK_SECONDS = 24 * 3600
 _DECOY = "decoy"
@@ -70,9 +70,10 @@ class Accounts:
     def add(self, actor: Actor, given: Mapping[str, Any]) -> tuple[Account, str | None]:
         """Make an account of the fields of NEW_ACCOUNT, and, without a password, the secret of a link to set one.
 
-        Raises FieldRefused, Taken, AuditFailed.
+        Raises FieldRefused, ScopeRequired, Taken, AuditFailed.
         """
         values = NEW_ACCOUNT.read(given)
+        _require_person(actor, frozenset(map(Role, values["roles"])))
         password = values["password"]
         if password is not None:
             password = crypto.password_hash(require_good("password", password, values["email"]))
@@ -90,14 +91,14 @@ class Accounts:
         )
         if self.store.account_by_email(account.email):
             raise Taken
-        self.audit.write(Event("account", "made", actor, target=account.id))
+        self.audit.write(Event("account", "made", actor, target=account.id, detail=_told_of_roles(frozenset(), account.roles)))
         self.store.add_account(account)
         return account, None if password else self._new_link(account)
 
     def change(self, actor: Actor, account_id: str, given: Mapping[str, Any]) -> Account:
         """Change fields of CHANGED_ACCOUNT. Sessions end with a change of the roles, or when it is disabled.
 
-        Raises NothingThere, FieldRefused, Taken, LastAdmin, AuditFailed.
+        Raises NothingThere, FieldRefused, ScopeRequired, Taken, LastAdmin, AuditFailed.
         """
         values = {name: value for name, value in CHANGED_ACCOUNT.read(given).items() if value is not None}
         if not values:
@@ -109,9 +110,11 @@ class Accounts:
         taken = self.store.account_by_email(becomes.email)
         if taken and taken.id != was.id:
             raise Taken
+        _require_person(actor, was.roles ^ becomes.roles)
         self._require_admin_beside(was, becomes)
         disabled = was.enabled and not becomes.enabled
-        self.audit.write(Event("account", "disabled" if disabled else "changed", actor, target=was.id))
+        outcome = "disabled" if disabled else "changed"
+        self.audit.write(Event("account", outcome, actor, target=was.id, detail=_told_of_change(was, becomes)))
         return self._change(was, lambda now: replace(now, **values), disabled or becomes.roles != was.roles)
 
     def delete(self, actor: Actor, account_id: str) -> None:
@@ -127,7 +130,12 @@ class Accounts:
     # Passwords
 
     def new_link(self, actor: Actor, account_id: str) -> str:
-        """The secret of a link by which the account's password can be set once, for 24 hours. Raises NothingThere, AuditFailed."""
+        """The secret of a link by which the account's password can be set once, for 24 hours.
+
+        Raises ScopeRequired, NothingThere, AuditFailed.
+        """
+        if _is_program(actor):
+            raise ScopeRequired
         account = self.get(account_id)
         self.audit.write(Event("reset", "made", actor, target=account.id))
         return self._new_link(account)
@@ -151,7 +159,9 @@ class Accounts:
             raise NothingThere
 
     def set_password(self, actor: Actor, account_id: str, new: object) -> Account:
-        """Set a password; all sessions end. Raises NothingThere, FieldRefused, AuditFailed."""
+        """Set a password; all sessions end. Raises ScopeRequired, NothingThere, FieldRefused, AuditFailed."""
+        if _is_program(actor):
+            raise ScopeRequired
         was = self.get(account_id)
         fresh = crypto.password_hash(require_good("new", new, was.email))
         self.audit.write(Event("password", "changed", actor, target=was.id))
@@ -204,3 +214,36 @@ class Accounts:
 
 def _is_admin(account: Account) -> bool:
     return account.enabled and ADMIN in account.roles
+
+
+# What programs may not do: whoever has one of their keys would have every account, and keep it when the key is revoked
+
+
+def _is_program(actor: Actor) -> bool:
+    return actor.way in ("key", "token")
+
+
+def _require_person(actor: Actor, roles: frozenset[Role]) -> None:
+    """Raise ScopeRequired if a program gives or takes one of the roles that mean something to this server."""
+    if _is_program(actor) and not roles.isdisjoint(BUILT_IN_ROLES):
+        raise ScopeRequired
+
+
+# What the audit is told, in words: names, never values
+
+
+def _told_of_change(was: Account, becomes: Account) -> str:
+    """Roles stand last: there may be many, and what is cut off must not be what else changed."""
+    changed = [name for name in ("email", "first_name", "last_name") if getattr(was, name) != getattr(becomes, name)]
+    if was.enabled != becomes.enabled:
+        changed.append("enabled" if becomes.enabled else "disabled")
+    if roles := _told_of_roles(was.roles, becomes.roles):
+        changed.append(roles)
+    return ", ".join(changed)
+
+
+def _told_of_roles(was: frozenset[Role], becomes: frozenset[Role]) -> str:
+    """Such as `roles: +admin -support`; those that mean something to this server first, so that they are never cut off."""
+    changed = sorted(was ^ becomes, key=lambda role: (role not in BUILT_IN_ROLES, role))
+    signs = " ".join(f"{'+' if role in becomes else '-'}{role}" for role in changed)
+    return f"roles: {signs}" if signs else ""

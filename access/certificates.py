@@ -109,7 +109,7 @@ class Certificates:
         """
         account = self._account(actor, account_id)
         _, made = self._issue(account, key_of(csr))
-        self.audit.write(Event("certificate", "made", actor, target=made.id))
+        self.audit.write(Event("certificate", "made", actor, target=made.id, detail=f"of account {account.id}"))
         self.store.add_certificate(made, [notice_of("certificate.created", made, made.created_at)])
         return made
 
@@ -125,7 +125,7 @@ class Certificates:
             )
         key = generate_private_key(SECP256R1())
         issuer, made = self._issue(account, key.public_key())
-        self.audit.write(Event("certificate", "made", actor, target=made.id))
+        self.audit.write(Event("certificate", "made", actor, target=made.id, detail=f"of account {account.id}"))
         certificate = x509.load_der_x509_certificate(made.der)
         handed = hand_over(self.vault, actor, account, key, certificate, self.authority.chain_of(issuer))
         try:
@@ -153,7 +153,7 @@ class Certificates:
         _require_followable(was, self.store.now())
         _, made = self._issue(account, key)
         made = replace(made, replaces=was.id)
-        self.audit.write(Event("certificate", "made", actor, target=made.id))
+        self.audit.write(Event("certificate", "made", actor, target=made.id, detail=f"follows {was.id}"))
 
         def change(now: Certificate) -> CertificateChange:
             _require_followable(now, made.created_at)
@@ -224,7 +224,8 @@ class Certificates:
         outcome: Literal["changed", "disabled", "ended"] = (
             "changed" if state == "active" else "disabled" if state == "inactive" else "ended"
         )
-        self.audit.write(Event("certificate", outcome, actor, target=was.id))
+        detail = (reason or "unspecified") if state == "revoked" else state
+        self.audit.write(Event("certificate", outcome, actor, target=was.id, detail=detail))
         now = self.store.now()
         changed = self.store.change_certificate(was.id, lambda one: _to_state(one, state, reason or "unspecified", now))
         if changed is None:
@@ -261,7 +262,7 @@ class Certificates:
         return Expiring({days: sum(end <= now + days * DAY for end in ends) for days in WARNING_DAYS})
 
     def _revoke_by_itself(self, one: Certificate, reason: Reason, now: Millis) -> None:
-        self.audit.write(Event("certificate", "ended", NOBODY, target=one.id))
+        self.audit.write(Event("certificate", "ended", NOBODY, target=one.id, detail=reason))
         try:
             self.store.change_certificate(one.id, lambda found: _to_state(found, "revoked", reason, now))
         except WrongState:

@@ -134,7 +134,7 @@ class Credentials:
             now,
             Millis(now - now % SECOND + seconds * SECOND),
         )
-        self.audit.write(Event("key", "made", actor, target=key.id))
+        self.audit.write(Event("key", "made", actor, target=key.id, detail=" ".join(sorted(scopes))))
         self.store.add_key(key)
         return key, text
 

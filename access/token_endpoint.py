@@ -111,7 +111,7 @@ class _Server(AuthorizationServer):  # type: ignore[misc]
         wanted = (scope or "").split() or client.scopes
         granted = [name for name in SCOPES if name in wanted]
         actor = Actor(account, frozenset(granted), "key", key.id, self._address)
-        self._tokens.audit.write(Event("token", "made", actor, target=key.id))
+        self._tokens.audit.write(Event("token", "made", actor, target=key.id, detail=" ".join(granted)))
         self._tokens.credentials.note_use(key)
         token = self._tokens.sign(self._issuer, key, account, " ".join(granted))
         return {"access_token": token, "token_type": "Bearer", "expires_in": TOKEN_SECONDS, "scope": " ".join(granted)}

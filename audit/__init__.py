@@ -43,6 +43,8 @@ OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
 MAX_PAGE = 1000
 """The most entries that somebody who looks gets at once."""
+MAX_DETAIL_CHARACTERS = 255
+"""Of what an entry tells in words; the rest is left out, and an ellipsis says so."""
 MAX_FAULTS = 20
 """How many faults are told one by one."""
 
@@ -291,9 +293,14 @@ def _entry_of(event: Event, now: Millis, addresses: Addresses) -> AuditEntry:
 
 
 def kept_address(address: str, addresses: Addresses) -> str:
+        detail=_cut(event.detail),
     """What is kept of an IP address: the network of its first 24 bits, of IPv6 48, or with `full` all; empty if it is none."""
     try:
         ip = ipaddress.ip_address(address.partition("%")[0])
+def _cut(detail: str) -> str:
+    return detail if len(detail) <= MAX_DETAIL_CHARACTERS else detail[: MAX_DETAIL_CHARACTERS - 1] + "…"
+
+
     except ValueError:
         return ""
     ip = getattr(ip, "ipv4_mapped", None) or ip

@@ -25,7 +25,7 @@ _NOTED = 300
 _HALF = 16
 FIRST_MAC = bytes(2 * _HALF)
 """What stands for the mac of the entry before the first."""
-_TEXTS = ("account", "email", "way", "credential", "action", "outcome", "vault", "target", "address")
+_TEXTS = ("account", "email", "way", "credential", "action", "outcome", "vault", "target", "address", "detail")
 _STATEMENT = re.compile(r"mayfly-audit-(head|beginning)-v1 ([0-9]{1,19}) (\S{20}) ([0-9a-f]{64}) ([0-9a-f]{128})")
 _T = TypeVar("_T")
 

@@ -38,7 +38,7 @@ from errors import (
     WrongPassphrase,
 )
 from keyfile import KeyFile
-from messages.contents import NOTHING, decode, decode_terms, encode, encode_terms, is_nothing
+from messages.contents import NOTHING, decode, decode_terms, encode, encode_terms, fields_seen, is_nothing
 from metrics import Metrics, VaultMetrics
 from records import (
     EVERYONE,
@@ -200,7 +200,7 @@ class Vault:
         if not preview.opens_freely:
             raise OpeningRequired(preview)
         content = self.redact(decode(self._unlocked(row, link, inside, None, actor), policy), actor)
-        self._tell("read", "refused" if is_nothing(content) else "answered", actor, row.id)
+        self._tell("read", "refused" if is_nothing(content) else "answered", actor, row.id, fields_seen(content))
         self.metrics.read.inc()
         if not is_nothing(content):
             self.notify("message.opened", self.name, row.id)
@@ -233,7 +233,7 @@ class Vault:
         if is_nothing(content):
             self._tell("open", "refused", actor, row.id)
             return Opened(content, row.expires_at, row.views_left)
-        self._tell("open", "answered", actor, row.id)
+        self._tell("open", "answered", actor, row.id, fields_seen(content))
         claim = self.store.claim(row.id, lease, self.lease_seconds)
         if claim is None:
             self._tell("open", "gone", actor, row.id)
@@ -294,10 +294,10 @@ class Vault:
         self._tell(action, "gone", actor, row.id)
         return False
 
-    def _tell(self, action: str, outcome: str, actor: Actor, row_id: RowId) -> None:
+    def _tell(self, action: str, outcome: str, actor: Actor, row_id: RowId, detail: str = "") -> None:
         """Write to the audit what is about to be done. Raises AuditFailed, and then it must not be."""
         if self.audit and (self.audits_links or actor.way != "nobody"):
-            self.audit.write(Event(action, outcome, actor, self.name, self.audit.name_of(row_id)))
+            self.audit.write(Event(action, outcome, actor, self.name, self.audit.name_of(row_id), detail))
 
     def _lease_of(self, link: bytes, idempotency_key: str | None, actor: Actor) -> bytes | None:
         """Where readers sign in, a lease is its account's: with another's key nobody gets a view that was not theirs."""

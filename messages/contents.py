@@ -18,6 +18,22 @@ def is_nothing(content: Content) -> bool:
     return content.format == "record" and content.message == NOTHING
 
 
+def fields_seen(content: Content) -> str:
+    """What the audit is told of a record: how many fields a reader sees whole and masked, and their names, never a value.
+
+    The names stand in quotes, as JSON, so that none can be taken for several. Of all that is no record there is nothing to tell.
+    """
+    if content.format != "record":
+        return ""
+    whole = [name for name in json.loads(content.message) if name not in content.masked]
+    lists = [
+        f"{label}: {', '.join(json.dumps(name, ensure_ascii=False) for name in names)}"
+        for label, names in (("whole", whole), ("masked", content.masked))
+        if names
+    ]
+    return "; ".join((f"{len(whole)} whole, {len(content.masked)} masked", *lists))
+
+
 def encode_terms(draft: Draft) -> bytes:
     """What stands beside the content of a message that is not for everyone, or is a record; nothing beside others."""
     if draft.audience == EVERYONE and draft.policy is None:

@@ -13,7 +13,7 @@ from typing import Any
 from records import AuditEntry, Millis
 from storage.access_session import AccessDatabase, AccessSession, is_text, text_of
 
-_FIELDS = ("account", "email", "way", "credential", "action", "outcome", "vault", "target", "address")
+_FIELDS = ("account", "email", "way", "credential", "action", "outcome", "vault", "target", "address", "detail")
 _ENTRY = f"e.number, e.at, {', '.join(f'e.{field}' for field in _FIELDS)}, e.mac"
 _FILTERS = ("account", "email", "action", "outcome", "vault", "target")
 _ACCESSES = {("open", "answered"), ("read", "answered")}

@@ -113,7 +113,8 @@ def _migrations(types: Types) -> Migrations:
                 "mayfly_entries",
                 f"number {number} NOT NULL PRIMARY KEY, at {number} NOT NULL, account {name} NOT NULL, email {name} NOT NULL, "
                 f"way {name} NOT NULL, credential {name} NOT NULL, action {name} NOT NULL, outcome {name} NOT NULL, "
-                f"vault {name} NOT NULL, target {name} NOT NULL, address {name} NOT NULL, mac {digest} NOT NULL",
+                f"vault {name} NOT NULL, target {name} NOT NULL, address {name} NOT NULL, detail {text} NOT NULL, "
+                f"mac {digest} NOT NULL",
                 *types.by_time,
                 *(f"{field}, number" for field in ("account", "email", "action", "outcome", "vault", "target")),
             ),

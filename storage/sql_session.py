@@ -31,7 +31,7 @@ _BINARY = {"id", "receipt", "proof", "body", "lease", "key", "verifier", "holder
 _BINARY |= {"digest", "sealed", "old", "mac", "signed", "beginning"}
 _BINARY |= {"der", "chain", "crl"}
 _TEXT = {"account", "email", "first_name", "last_name", "roles", "password", "key_id", "name", "scopes"}
-_TEXT |= {"way", "credential", "action", "outcome", "vault", "target", "address"}
+_TEXT |= {"way", "credential", "action", "outcome", "vault", "target", "address", "detail"}
 _TEXT |= {"certificate_id", "serial", "issuer", "state", "reason", "replaces"}
 _TEXT |= {"hook_id", "url", "events", "notice_id", "subject", "type", "payload", "answer"}
 

@@ -86,6 +86,7 @@ def following(**changes: Any) -> Callable[[AuditEntry | None], AuditEntry]:
             "guarded",
             "t" * 64,
             "192.0.2.0/24",
+            "roles: +admin",
             mac,
         )
         return replace(entry, **changes)

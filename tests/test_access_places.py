@@ -196,7 +196,7 @@ from storage.address import parse_address
 def make(last):
     number = last.number + 1 if last else 1
     mac = number.to_bytes(16, "big") + (last.mac[:16] if last else bytes(16))
-    return AuditEntry(number, 0, "", "", "nobody", "", "open", "answered", "guarded", "", "", mac)
+    return AuditEntry(number, 0, "", "", "nobody", "", "open", "answered", "guarded", "", "", "", mac)
 
 url = sys.argv[1]
 if url.startswith("sqlite:"):

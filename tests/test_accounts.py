@@ -14,9 +14,9 @@ import pytest
 import keyfile
 from access.credentials import MAX_KEY_SECONDS, digest_of
 from access.services import Access
-from errors import AuditFailed, FieldRefused, LastAdmin, NothingThere, Taken, WrongCredentials
+from errors import AuditFailed, FieldRefused, LastAdmin, NothingThere, ScopeRequired, Taken, WrongCredentials
 from keyfile import KeyFile
-from records import Account, Actor, Millis, Session
+from records import Account, Actor, Millis, Session, Way
 from server import open_accounts
 from settings import Settings
 from tests.access_stores import new_access_place
@@ -153,6 +153,59 @@ def test_everything_that_is_done_is_in_the_audit(access: Access) -> None:
 
 
 # What is taken and what is not
+
+
+def test_audit_tells_what_of_an_account_changed_and_which_roles(access: Access) -> None:
+    """Names and never values; what a role means to this server is told first, and so never among what is cut off."""
+    ana = add(access, ANA, "support", "auditor")
+    many = [f"{letter * 31}" for letter in "abcdefghijklmnopq"]
+    for given in (
+        {"roles": ["admin", "support"], "first_name": "Anna"},
+        {"enabled": False},
+        {"enabled": True, "email": "anna@example.com", "last_name": "Silva"},
+        {"roles": [*many, "auditor"]},
+    ):
+        access.accounts.change(OPERATOR, ana.id, given)
+        add(access, "zoe@example.com", "admin") if "first_name" in given else None
+    made, changed, _, disabled, enabled, cut = [entry.detail for entry in access.store.entries()]
+    assert made == "roles: +auditor +support"
+    assert changed == "first_name, roles: +admin -auditor"
+    assert (disabled, enabled) == ("disabled", "email, enabled")
+    assert cut.startswith("roles: -admin +auditor +aaa")
+    assert (len(cut), cut[-1]) == (255, "…")
+
+
+def test_audit_tells_the_scopes_of_a_key(access: Access) -> None:
+    ana = add(access)
+    scopes = frozenset(("messages:read", "messages:create"))
+    access.credentials.make_key(Actor(ana, ana.scopes, "session"), "for a program", scopes, 60)
+    assert access.store.entries()[-1].detail == "messages:create messages:read"
+
+
+@pytest.mark.parametrize("way", ["key", "token"])
+def test_program_gets_nobody_s_account_and_gives_nobody_power(access: Access, way: Way) -> None:
+    """By a link or a password it would be an admin, and stay that when its key is revoked."""
+    admin, ana = add(access, "admin@example.com", "admin"), add(access)
+    auditor = add(access, "auditor@example.com", "auditor")
+    program, accounts = Actor(admin, admin.scopes, way), access.accounts
+    before, told = access.store.accounts(), len(access.store.entries())
+    new = {"email": "eve@example.com", "first_name": "Eve", "last_name": "Melo"}
+    for refused in (
+        lambda: accounts.new_link(program, ana.id),
+        lambda: accounts.new_link(program, admin.id),
+        lambda: accounts.set_password(program, ana.id, PASSWORD),
+        lambda: accounts.change(program, ana.id, {"roles": ["admin"]}),
+        lambda: accounts.change(program, ana.id, {"roles": ["auditor"]}),
+        lambda: accounts.change(program, admin.id, {"roles": []}),
+        lambda: accounts.change(program, auditor.id, {"roles": ["admin", "auditor"]}),
+        lambda: accounts.add(program, {**new, "roles": ["support", "admin"]}),
+    ):
+        with pytest.raises(ScopeRequired):
+            refused()
+    assert access.store.accounts() == before
+    assert len(access.store.entries()) == told
+    accounts.add(program, {**new, "roles": ["support"]})
+    assert accounts.change(program, auditor.id, {"roles": ["auditor", "support"], "enabled": False}).enabled is False
 
 
 def test_address_is_one_accounts_whatever_its_case(access: Access) -> None:

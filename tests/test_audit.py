@@ -56,7 +56,7 @@ SOMEBODY = Actor(
     credential="c1d2e3f4",
     address="203.0.113.77",
 )
-OPENED = Event("open", "answered", SOMEBODY, "guarded", "00112233aabbccdd")
+OPENED = Event("open", "answered", SOMEBODY, "guarded", "00112233aabbccdd", '1 whole, 0 masked; whole: "name"')
 
 
 @dataclass
@@ -118,7 +118,10 @@ def fill(place: Place, count: int) -> str:
     return head.line
 
 
-COLUMNS = ("number", "at", "account", "email", "way", "credential", "action", "outcome", "vault", "target", "address", "mac")
+COLUMNS = (
+    *("number", "at", "account", "email", "way", "credential"),
+    *("action", "outcome", "vault", "target", "address", "detail", "mac"),
+)
 TEXTS = COLUMNS[2:-1]
 
 

@@ -94,6 +94,7 @@ def test_an_entry_is_told_whole_and_without_the_rest_of_its_address(kept: Kept) 
         "vault": "guarded",
         "target": "aa" * 8,
         "address": "203.0.113.0/24",
+        "detail": None,
     }
 
 

@@ -98,7 +98,7 @@ NEED_OF = {
     "PATCH /accounts/<account_id>": "accounts:manage",
     "POST /accounts/<account_id>": "accounts:manage",
     "DELETE /accounts/<account_id>": "accounts:manage",
-    "POST /accounts/<account_id>/password-link": "accounts:manage",
+    "POST /accounts/<account_id>/password-link": "accounts:manage by password",
     "GET /audit": "audit:read",
     **{
         f"{method} /webhooks{rest}": "certificates:manage"
@@ -317,6 +317,8 @@ def expected(need: str, shown: Shown, anyone_creates: bool) -> str:
         return "yes"
     if need == "password":
         return "yes" if shown.way in ("session", "password") else "403"
+    if need == "accounts:manage by password":
+        return "yes" if shown.way in ("session", "password") and "accounts:manage" in shown.scopes else "403"
     return "yes" if ("messages:purge" if need == "admin token" else need) in shown.scopes else "403"
 
 

@@ -356,6 +356,27 @@ def test_everything_that_is_done_is_told(house: House) -> None:
     assert row_id(message).hex() not in str(entries)
 
 
+def test_audit_is_told_which_fields_of_a_record_somebody_saw(house: House) -> None:
+    """Names and never values; of what is hidden, not even its name. A name cannot pass for several, nor hide how many there are."""
+    rules = {"name": "show", "card": "mask"}
+    draft = {"policy": {"payments": {**rules, "card": "show"}, "support": rules, "clerk": {"card": "mask"}}, "views": 3}
+    message = record(house, **draft)
+    for reader in (PAYER, SUPPORTER, signed_in("clerk", "clerk")):
+        house.vault.open(message.link_id, actor=reader)
+    assert [entry.detail for entry in house.access.entries()] == [
+        '2 whole, 0 masked; whole: "name", "card"',
+        '1 whole, 1 masked; whole: "name"; masked: "card"',
+        '0 whole, 1 masked; masked: "card"',
+    ]
+    names = ['a", "b"; masked: "c', *(f"{number} {'n' * 60}" for number in range(9))]
+    fields, policy = dict.fromkeys(names, "value"), {"payments": dict.fromkeys(names, "show")}
+    policy["payments"][names[-1]] = "mask"
+    house.vault.read(record(house, message=json.dumps(fields), policy=policy).link_id, actor=PAYER)
+    told = house.access.entries()[-1].detail
+    assert told.startswith('9 whole, 1 masked; whole: "a\\", \\"b\\"; masked: \\"c", "0 nnn')
+    assert (len(told), told[-1]) == (255, "…")
+
+
 def test_what_changes_nothing_is_not_told(house: House) -> None:
     """Looking at a receipt or at what waits, burning or taking down what is gone, and creating as nobody."""
     vault = house.vault

@@ -122,6 +122,7 @@ def document(entry: AuditEntry) -> dict[str, Any]:
         "vault": entry.vault or None,
         "target": entry.target or None,
         "address": entry.address or None,
+        "detail": entry.detail or None,
         "mac": entry.mac.hex(),
     }
 

@@ -36,13 +36,17 @@ from web.limits import Limits
 from web.paths import vault_of
 from web.visitor import ACTOR, SESSION_COOKIE
 
-Need = Literal["anyone", "account", "password", "create", "admin page", "admin token", "metrics token"] | Scope
+Need = (
+    Literal["anyone", "account", "password", "create", "admin page", "admin token", "metrics token"]
+    | Literal["accounts:manage by password"]
+    | Scope
+)
 """What a route needs of who asks for it.
 
 `anyone`: nothing. `account`: anybody who is signed in, in whatever way. `password`: the same by password or on the page, so not by
 a key that was given to a program. `create`: nothing, or the scope messages:create, by MAYFLY_CREATE. `admin page`: the session of
 that page, or one of an account with messages:purge. `admin token`: that token, or what signs an account with messages:purge in, in
-the header. A scope: somebody who has it.
+the header. A scope: somebody who has it; `accounts:manage by password`: who has that scope, and not by a key or token.
 """
 NEEDS: frozenset[str] = frozenset(name for part in get_args(Need) for name in (get_args(part) or (part,)))
 
@@ -89,10 +93,10 @@ class Authentication:
         actor = self._identify(environ)
         if actor is None:
             raise AccountRequired
-        if need == "password":
-            if actor.way not in ("session", "password"):
-                raise ScopeRequired
-        elif need != "account" and need not in actor.scopes:
+        scope, _, by_password = need.partition(" by ")
+        if (need == "password" or by_password) and actor.way not in ("session", "password"):
+            raise ScopeRequired
+        if need not in ("account", "password") and scope not in actor.scopes:
             raise ScopeRequired
         return self._with_certificate(actor, environ)
 

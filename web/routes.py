@@ -128,7 +128,7 @@ def accounts_blueprint(pages: AccountPages, authentication: Authentication) -> B
     routes.add("/accounts/<account_id>", "PATCH", pages.change_account, "accounts:manage")
     routes.add("/accounts/<account_id>", "POST", pages.act_on_account, "accounts:manage")
     routes.add("/accounts/<account_id>", "DELETE", pages.delete_account, "accounts:manage")
-    routes.add("/accounts/<account_id>/password-link", "POST", pages.password_link, "accounts:manage")
+    routes.add("/accounts/<account_id>/password-link", "POST", pages.password_link, "accounts:manage by password")
     routes.add("/admin/keys", "GET", pages.keys_in_use, "accounts:manage")
     routes.add("/keys", "GET", pages.keys, "password")
     routes.add("/keys", "POST", pages.add_key, "password")

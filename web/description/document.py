@@ -50,6 +50,7 @@ _REFUSED_BY_NEED: dict[Need, tuple[type[MayflyError], ...]] = {
     "account": _SIGNED_IN,
     "password": (*_SIGNED_IN, errors.ScopeRequired),
     **dict.fromkeys(get_args(Scope), (*_SIGNED_IN, errors.ScopeRequired)),
+    "accounts:manage by password": (*_SIGNED_IN, errors.ScopeRequired),
     "admin page": (errors.NotSignedIn, errors.ForgedRequest, errors.TooManySignIns),
     "admin token": (
         errors.NotSignedIn,
@@ -66,6 +67,8 @@ NEEDED: dict[Need, str] = {
     "account": "Whoever is signed in.",
     "password": "Whoever is signed in on the page or by password, and not by a key.",
     **{scope: f"Whoever is signed in with the scope `{scope}`." for scope in get_args(Scope)},
+    "accounts:manage by password": "Whoever is signed in on the page or by password, and not by a key, with the scope "
+    "`accounts:manage`.",
     "admin page": "Who signed in here, or as somebody with the scope `messages:purge`; of all others it asks for the admin token.",
     "admin token": "The admin token of the key file, or an account with the scope `messages:purge`.",
     "metrics token": "The token of MAYFLY_METRICS_TOKEN.",
@@ -283,6 +286,8 @@ def _security(need: Need) -> list[Object]:
         return [{"adminPage": []}, {"session": ["messages:purge"]}, {}]
     if need == "password":
         return [{"session": []}, {"password": []}]
+    if need == "accounts:manage by password":
+        return [{"session": ["accounts:manage"]}, {"password": ["accounts:manage"]}]
     scope = "messages:purge" if need == "admin token" else need
     scopes = [scope] if scope in _SCOPES else []
     first: Object = {"admin": []} if need == "admin token" else {"session": scopes}

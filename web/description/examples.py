@@ -37,7 +37,7 @@ _CREDENTIALS: Mapping[Need, str] = {
     "anyone": "",
     "create": "",
     "admin page": "",
-    "password": f"-u {quote(f'{EMAIL}:{PASSWORD}')}",
+    **dict.fromkeys(("password", "accounts:manage by password"), f"-u {quote(f'{EMAIL}:{PASSWORD}')}"),
     "admin token": "-H " + quote(f"Authorization: Bearer {ADMIN_TOKEN}"),
     "metrics token": "-H " + quote(f"Authorization: Bearer {METRICS_TOKEN}"),
 }

@@ -142,7 +142,7 @@ _ACCOUNTS: dict[str, Described] = {
     ),
     "POST /accounts": Described(
         "make_account",
-        "Make an account",
+        "Make an account; with a role that may more than others (admin, auditor) not by a key",
         {
             201: Told(
                 "It is made; without a password, with a link to set one.", ("NewAccountMade",), page=True, headers=("Location",)
@@ -171,7 +171,7 @@ _ACCOUNTS: dict[str, Described] = {
     ),
     "PATCH /accounts/<account_id>": Described(
         "change_account",
-        "Change an account; its sessions end if its roles change, or when it is disabled",
+        "Change an account; its sessions end if its roles change, or when it is disabled. No key gives or takes admin or auditor",
         {200: _SEEN},
         (Example("Other roles", body={"roles": ["support", "payments"]}, answer={**_ACCOUNT, "roles": ["payments", "support"]}),),
         takes=Taken(("AccountChange",), ("AccountChangeForm",)),
@@ -317,6 +317,7 @@ _ENTRY = {
     "vault": None,
     "target": None,
     "address": "127.0.0.0/24",
+    "detail": None,
     "mac": "8f" * 32,
 }
 _LOOKED = json.dumps(_ENTRY, separators=(",", ":")) + "\n"

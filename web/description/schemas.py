@@ -11,8 +11,8 @@ import drafts
 from access.accounts import CHANGED_ACCOUNT, NEW_ACCOUNT
 from access.egress import FAILURES
 from access.passwords import MAX_BYTES, MIN_CHARACTERS
-from access.webhooks import EVENTS, hook_change, new_hook
-from audit import ACTIONS, OUTCOMES
+from access.webhooks import hook_change, new_hook
+from audit import ACTIONS, MAX_DETAIL_CHARACTERS, OUTCOMES
 from fields import Model
 from fields.documents import Document, Proof
 from records import (
@@ -251,6 +251,12 @@ _PLAIN: dict[str, Schema] = {
         mac={"type": "string", "pattern": "^[0-9a-f]{64}$"},
         **{name: {"type": ["string", "null"]} for name in ("account", "email", "credential", "vault", "target", "address")},
     ),
+        detail={
+            "type": ["string", "null"],
+            "maxLength": MAX_DETAIL_CHARACTERS,
+            "description": "What of it: the names of a record's fields that were shown whole and masked, what of an account "
+            "changed, the scopes of a key.",
+        },
     "AuditPage": every(
         entries=many(ref("AuditEntry")),
         before={"type": ["integer", "null"], "description": "For the next page; null if there is none."},
