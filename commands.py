@@ -41,6 +41,7 @@ from settings import MEMORY_URL, Settings
 
 _OPERATOR = Actor(way="command")
 _CERTIFIER = Actor(scopes=frozenset(("certificates:manage",)), way="command")
+_NO_AUDIT = "this database holds no audit: nothing was ever written to it, or it is not the one that there was"
 _PASSWORD_FILE = click.option(
     "--password-file",
     type=click.File(encoding="utf-8"),
@@ -141,7 +142,7 @@ def build_commands(serve: Callable[[], None], purge_until_stopped: Callable[[Seq
     @click.argument("key_id")
     def drop(key_id: str) -> None:
         """Remove a key that was retired at least eight days ago."""
-        with _access() as (store, keys):
+        with _access(make=True) as (store, keys):
             if store:
                 reseal(store, keys)  # a server that did not run since it was retired has not done so
             certificates = open_certificates(_settings(), keys.path)
@@ -164,7 +165,7 @@ def build_commands(serve: Callable[[], None], purge_until_stopped: Callable[[Seq
     def add(email: str, first_name: str, last_name: str, roles: tuple[str, ...], password_file: TextIO | None) -> None:
         """Make an account. Its password is asked for, twice."""
         given = {"email": email, "first_name": first_name, "last_name": last_name, "roles": list(roles)}
-        with _accounts() as accounts:
+        with _accounts(make=True) as accounts:
             made, _ = accounts.add(_OPERATOR, given | {"password": _password(password_file)})
         click.echo(f"made account {made.id} for {made.email}")
 
@@ -204,7 +205,7 @@ def build_commands(serve: Callable[[], None], purge_until_stopped: Callable[[Seq
     @_PASSPHRASE_FILE
     def init(folder: Path, passphrase_file: TextIO | None) -> None:
         """Make a root, for ten years, and a first issuing certificate. The root's passphrase is asked for, twice."""
-        with _certificates() as certificates:
+        with _certificates(make=True) as certificates:
             if certificates.store.issuers():
                 raise StartRefused("there is an authority already; ca renew makes its next issuing certificate")
             passphrase = require_good("passphrase", _passphrase(passphrase_file, confirm=True))
@@ -232,7 +233,7 @@ def build_commands(serve: Callable[[], None], purge_until_stopped: Callable[[Seq
     @_PASSPHRASE_FILE
     def import_(certificate: Path, key: Path, chain: Path | None, passphrase_file: TextIO | None) -> None:
         """Let an issuing certificate that there is issue from now on. Without its chain it is trusted itself."""
-        with _certificates() as certificates:
+        with _certificates(make=True) as certificates:
             passphrase = _first_line(passphrase_file) if passphrase_file else None
             signer = read_signer(certificate, key, passphrase)
             certificates.audit.write(Event("certificate", "made", _CERTIFIER))
@@ -345,6 +346,8 @@ def build_commands(serve: Callable[[], None], purge_until_stopped: Callable[[Seq
         kept = [head for file in heads for head in _heads_in(file)]
         with _access() as (store, keys):
             verdict = _audit_in(store, keys).verify(kept)
+        if not verdict.entries and not verdict.faults:
+            raise StartRefused(_NO_AUDIT)
         for fault in verdict.faults:
             click.echo(fault)
         if verdict.faults:
@@ -356,16 +359,22 @@ def build_commands(serve: Callable[[], None], purge_until_stopped: Callable[[Seq
     def key() -> None:
         """Show the public key that signed heads are checked by."""
         with _access() as (store, keys):
-            click.echo(_audit_in(store, keys).public_key(), nl=False)
+            audit = _audit_in(store, keys)
+            if not audit.has_begun():
+                raise StartRefused(_NO_AUDIT)
+            click.echo(audit.public_key(), nl=False)
 
     return cli
 
 
 @contextmanager
-def _access() -> Iterator[tuple[AccessStore | None, KeyFile]]:
-    """The store of accounts and audit, if this server has one, and its keys. What goes wrong with them becomes a StartRefused."""
+def _access(make: bool = False) -> Iterator[tuple[AccessStore | None, KeyFile]]:
+    """The store of accounts and audit, if this server has one, and its keys. What goes wrong with them becomes a StartRefused.
+
+    Only with `make` is a file made that is not there: whoever looks at what was lost must not be told that nothing is wrong.
+    """
     keys = KeyFile(_key_path())
-    store = open_access(_settings(), keys.path)
+    store = open_access(_settings(), keys.path, make=make)
     try:
         yield store, keys
     except StoreFailed:
@@ -382,9 +391,9 @@ def _access() -> Iterator[tuple[AccessStore | None, KeyFile]]:
 
 
 @contextmanager
-def _accounts() -> Iterator[Accounts]:
+def _accounts(make: bool = False) -> Iterator[Accounts]:
     """The accounts of this server. What is refused becomes a StartRefused."""
-    with _access() as (store, keys):
+    with _access(make) as (store, keys):
         audit = _audit_in(store, keys)
         assert store
         try:
@@ -394,12 +403,12 @@ def _accounts() -> Iterator[Accounts]:
 
 
 @contextmanager
-def _certificates() -> Iterator[Certificates]:
+def _certificates(make: bool = False) -> Iterator[Certificates]:
     """The certificates of this server. What is refused becomes a StartRefused."""
     settings = _settings()
-    with _access() as (accounts, keys):
+    with _access(make) as (accounts, keys):
         audit = _audit_in(accounts, keys)
-        store = open_certificates(settings, keys.path)
+        store = open_certificates(settings, keys.path, make=make)
         if store is None:
             raise StartRefused("MAYFLY_CERTIFICATES_DATABASE_URL is off, so there are no certificates")
         assert accounts

@@ -413,20 +413,21 @@ def open_database(settings: Settings, vault: VaultName = "open", now: Clock | No
         raise StartRefused(f"{setting_of(vault)}: {refusal}") from None
 
 
-def open_access(settings: Settings, key_path: Path, now: Clock | None = None) -> AccessStore | None:
+def open_access(settings: Settings, key_path: Path, now: Clock | None = None, make: bool = True) -> AccessStore | None:
     """Open the store of accounts and audit, by default `accounts.db` beside the key file; None if this server has none.
 
-    Raises StartRefused, in one line that names the setting, as `open_database` does.
+    Raises StartRefused, in one line that names the setting, as `open_database` does. Without `make` also for a file that is not
+    there: an empty one in its place would tell that all is well.
     """
     url = _url_of_accounts(settings, key_path)
     if url == OFF:
         return None
     with _named("MAYFLY_ACCOUNTS_DATABASE_URL"):
         _require_apart(url, {setting_of(vault): other for vault, other in settings.databases.items()}, "accounts")
-        return AccessTables(_open_tables(url, "the database of accounts", ACCESS, now))
+        return AccessTables(_open_tables(url, "the database of accounts", ACCESS, now, make))
 
 
-def open_certificates(settings: Settings, key_path: Path, now: Clock | None = None) -> CertificateStore | None:
+def open_certificates(settings: Settings, key_path: Path, now: Clock | None = None, make: bool = True) -> CertificateStore | None:
     """Open the store of certificates and webhooks, by default `certificates.db` beside the key file; None if this server has none.
 
     Raises StartRefused, in one line that names the setting, as `open_database` does.
@@ -438,7 +439,7 @@ def open_certificates(settings: Settings, key_path: Path, now: Clock | None = No
         others = {setting_of(vault): other for vault, other in settings.databases.items()}
         others["MAYFLY_ACCOUNTS_DATABASE_URL"] = _url_of_accounts(settings, key_path)
         _require_apart(url, others, "certificates")
-        return CertificateTables(_open_tables(url, "the database of certificates", CERTIFICATES, now))
+        return CertificateTables(_open_tables(url, "the database of certificates", CERTIFICATES, now, make))
 
 
 def _url_of_accounts(settings: Settings, key_path: Path) -> str:
@@ -465,11 +466,13 @@ def _require_apart(url: str, others: Mapping[str, str], whose: str) -> None:
             raise StartRefused(f"it is the same database as {setting}, and {whose} need one of their own")
 
 
-def _open_tables(url: str, whose: str, schema: Schema, now: Clock | None) -> AccessDatabase:
+def _open_tables(url: str, whose: str, schema: Schema, now: Clock | None, make: bool) -> AccessDatabase:
     if url.startswith("sqlite:"):
         return AccessFile(_path_of(url), now or wall_clock, schema)
     address = _address(url, "guarded", whose)
     with _driver_of(address):
+        if not make and not _path_of(url).exists():
+            raise StartRefused(f"{whose} is not there: {_path_of(url)}")
         from storage.access_sql import AccessNetwork
 
         return AccessNetwork(address, now, schema)

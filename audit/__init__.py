@@ -122,6 +122,10 @@ class Audit:
             self._keys().sign("head", looked, self._store.now()),
         )
 
+    def has_begun(self) -> bool:
+        """Whether anything was ever written. Raises Damaged, StoreFailed."""
+        return self._keys_if_any() is not None
+
     def public_key(self) -> str:
         """The Ed25519 key by which signed heads are checked, as PEM. Raises Unavailable."""
         return self._keys().signer.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()

@@ -825,7 +825,6 @@ def test_command_verifies_and_says_which_entry_was_changed(place: Place, tmp_pat
 
 def test_command_says_in_one_line_why_it_cannot_verify(place: Place, tmp_path: Path) -> None:
     operator = Operator(place)
-    assert operator.types("audit", "verify") == (0, "0 entries, all as they were written\n", "")
     fill(place, 3)
     (tmp_path / "nothing").write_text("no head in here\n")
     for arguments, settings, why in (
@@ -837,6 +836,30 @@ def test_command_says_in_one_line_why_it_cannot_verify(place: Place, tmp_path: P
         assert why in complained
     place.tamper("DELETE FROM mayfly_secrets")
     assert "is missing or was changed" in operator.types("audit", "verify")[2]
+
+
+def test_audit_that_is_lost_is_not_found_well(tmp_path: Path) -> None:
+    """Not where its file is gone, of which none is made, nor where another stands in its place, or all of it was removed."""
+    place = Place(tmp_path, SetClock())
+    keyfile.create(place.key_file)
+    operator, file = Operator(place), tmp_path / "accounts.db"
+    for command in (("audit", "verify"), ("audit", "key"), ("account", "list"), ("certificate", "list"), ("ca", "pem")):
+        code, said, complained = operator.types(*command)
+        assert (code, said, len(complained.splitlines())) == (1, "", 1), complained
+        assert f"MAYFLY_ACCOUNTS_DATABASE_URL: the database of accounts is not there: {file}" in complained
+        assert not file.exists()
+    place.store().close()
+    for command in (("audit", "verify"), ("audit", "key")):
+        code, said, complained = operator.types(*command)
+        assert (code, said) == (1, "")
+        assert "this database holds no audit" in complained
+    code, said, complained = operator.types("ca", "list")
+    assert "the database of certificates is not there" in complained
+    assert (code, said, (tmp_path / "certificates.db").exists()) == (1, "", False)
+    fill(place, 3)
+    assert operator.types("audit", "verify")[0] == 0
+    place.tamper("DELETE FROM mayfly_entries", "DELETE FROM mayfly_heads")
+    assert operator.types("audit", "verify")[:2] == (1, "")
 
 
 def test_heads_are_checked_without_the_servers_secrets(place: Place, tmp_path: Path) -> None:
