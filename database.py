@@ -430,7 +430,7 @@ def open_access(settings: Settings, key_path: Path, now: Clock | None = None, ma
 def open_certificates(settings: Settings, key_path: Path, now: Clock | None = None, make: bool = True) -> CertificateStore | None:
     """Open the store of certificates and webhooks, by default `certificates.db` beside the key file; None if this server has none.
 
-    Raises StartRefused, in one line that names the setting, as `open_database` does.
+    Raises StartRefused, as `open_access` does.
     """
     url = settings.certificates_database_url or _beside(key_path, "certificates.db")
     if url == OFF:
@@ -468,11 +468,11 @@ def _require_apart(url: str, others: Mapping[str, str], whose: str) -> None:
 
 def _open_tables(url: str, whose: str, schema: Schema, now: Clock | None, make: bool) -> AccessDatabase:
     if url.startswith("sqlite:"):
+        if not make and not _path_of(url).exists():
+            raise StartRefused(f"{whose} is not there: {_path_of(url)}")
         return AccessFile(_path_of(url), now or wall_clock, schema)
     address = _address(url, "guarded", whose)
     with _driver_of(address):
-        if not make and not _path_of(url).exists():
-            raise StartRefused(f"{whose} is not there: {_path_of(url)}")
         from storage.access_sql import AccessNetwork
 
         return AccessNetwork(address, now, schema)

@@ -293,18 +293,18 @@ def _entry_of(event: Event, now: Millis, addresses: Addresses) -> AuditEntry:
         vault=event.vault or "",
         target=event.target,
         address=kept_address(event.actor.address, addresses),
+        detail=_cut(event.detail),
     )
 
 
-def kept_address(address: str, addresses: Addresses) -> str:
-        detail=_cut(event.detail),
-    """What is kept of an IP address: the network of its first 24 bits, of IPv6 48, or with `full` all; empty if it is none."""
-    try:
-        ip = ipaddress.ip_address(address.partition("%")[0])
 def _cut(detail: str) -> str:
     return detail if len(detail) <= MAX_DETAIL_CHARACTERS else detail[: MAX_DETAIL_CHARACTERS - 1] + "…"
 
 
+def kept_address(address: str, addresses: Addresses) -> str:
+    """What is kept of an IP address: the network of its first 24 bits, of IPv6 48, or with `full` all; empty if it is none."""
+    try:
+        ip = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
         return ""
     ip = getattr(ip, "ipv4_mapped", None) or ip
