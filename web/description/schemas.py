@@ -250,13 +250,13 @@ _PLAIN: dict[str, Schema] = {
         outcome=word(*OUTCOMES),
         mac={"type": "string", "pattern": "^[0-9a-f]{64}$"},
         **{name: {"type": ["string", "null"]} for name in ("account", "email", "credential", "vault", "target", "address")},
-    ),
         detail={
             "type": ["string", "null"],
             "maxLength": MAX_DETAIL_CHARACTERS,
             "description": "What of it: the names of a record's fields that were shown whole and masked, what of an account "
             "changed, the scopes of a key.",
         },
+    ),
     "AuditPage": every(
         entries=many(ref("AuditEntry")),
         before={"type": ["integer", "null"], "description": "For the next page; null if there is none."},
