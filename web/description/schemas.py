@@ -21,6 +21,7 @@ from records import (
     MAX_OPENINGS,
     MAX_TRIES,
     MAX_VIEWS,
+    NOTICE_TYPES,
     REASONS,
     SCOPES,
     State,
@@ -167,7 +168,7 @@ _CERTIFICATE: dict[str, Schema] = {
 _WEBHOOK: dict[str, Schema] = {
     "id": UUID,
     "url": LINK,
-    "events": many(word(*EVENTS)),
+    "events": many(word(*NOTICE_TYPES)),
     "enabled": TRUTH,
     "created_at": TIME,
 }
@@ -273,7 +274,7 @@ _PLAIN: dict[str, Schema] = {
     "Delivery": every(
         number={"type": "integer", "minimum": 1},
         id={**TEXT, "description": "The same at each try: webhook-id."},
-        type=word(*EVENTS),
+        type=word(*NOTICE_TYPES),
         subject={**TEXT, "description": "The id of a certificate, or the short hash of a message."},
         created_at=TIME,
         state=word(*DELIVERY_STATES),
