@@ -342,6 +342,9 @@ class CertificateStore(SecretStore, Protocol):
     def queue(self, notices: Sequence[Notice]) -> int:
         """Queue notices for each enabled webhook that asks for them; how many deliveries that makes."""
 
+    def withdraw(self, subjects: Sequence[str]) -> int:
+        """Take back what was queued of these subjects for a time that has not come yet; how many deliveries that were."""
+
     def due_deliveries(self, most: int, hook_id: str | None = None) -> list[Delivery]:
         """Those that can be made now, up to `most`, to one webhook or all: of one webhook and subject only the first that waits.
 

@@ -24,10 +24,8 @@ from database import CertificateStore
 from errors import Damaged, FieldRefused, NothingThere, WrongState
 from fields import Choice, Each, Field, Flag, Model
 from keyfile import KeyFile
-from records import NOTICE_TYPES, SECOND, Actor, Delivery, DeliveryState, Event, Hook, Millis, Notice, NoticeType, Sealed
+from records import NOTICE_TYPES, SECOND, Actor, Delivery, DeliveryState, Event, Hook, Millis, Notice, Sealed
 
-EVENTS: tuple[NoticeType, ...] = tuple(name for name in NOTICE_TYPES if name != "message.expired")
-"""What webhooks can ask for. That messages have expired is not among it: the purge removes them without telling which."""
 MAX_HOOKS = 16
 MAX_DELIVERIES = 500
 """The most that somebody who looks gets at once."""
@@ -69,7 +67,7 @@ def new_hook(private: bool = False) -> Model:
     """What registers a webhook."""
     return Model(
         Field("url", Url(private), "Where it is told.", required=True),
-        Field("events", Each(Choice(EVENTS), len(EVENTS)), "Of what it is told.", required=True),
+        Field("events", Each(Choice(NOTICE_TYPES), len(NOTICE_TYPES)), "Of what it is told.", required=True),
     )
 
 
@@ -77,7 +75,7 @@ def hook_change(private: bool = False) -> Model:
     """What changes a webhook."""
     return Model(
         Field("url", Url(private), "Where it is told."),
-        Field("events", Each(Choice(EVENTS), len(EVENTS)), "Of what it is told."),
+        Field("events", Each(Choice(NOTICE_TYPES), len(NOTICE_TYPES)), "Of what it is told."),
         Field("enabled", Flag(), "Whether it is told. What it was to be told already waits for it."),
     )
 

@@ -16,6 +16,7 @@ import re
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import crypto
 from audit import Audit
@@ -75,8 +76,16 @@ LINK_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0
 _RECEIPT_TOKEN = re.compile(r"[A-Za-z0-9_-]{64}")
 _IDEMPOTENCY_KEY = re.compile(r"[A-Za-z0-9_-]{16,128}")
 
-Notify = Callable[[NoticeType, VaultName, RowId], None]
-"""Who is told of what was done. It keeps nobody waiting, and raises nothing."""
+
+class Notify(Protocol):
+    """Who is told of what was done, or will be `at` a time; `over` says that nothing of the message is left.
+
+    It keeps nobody waiting, and raises nothing.
+    """
+
+    def __call__(
+        self, type_: NoticeType, vault: VaultName, row_id: RowId, at: Millis | None = None, over: bool = False
+    ) -> None: ...
 
 
 def anyone_with_the_link(actor: Actor) -> None:
@@ -102,7 +111,7 @@ def _in_no_audience(actor: Actor, audience: Audience) -> bool:
     return False
 
 
-def nobody_asks(type_: NoticeType, vault: VaultName, row_id: RowId) -> None:
+def nobody_asks(type_: NoticeType, vault: VaultName, row_id: RowId, at: Millis | None = None, over: bool = False) -> None:
     """Where there are no webhooks."""
 
 
@@ -167,6 +176,7 @@ class Vault:
                 self._tell("create", "refused", actor, row.id)
             raise
         self.metrics.created.inc()
+        self.notify("message.expired", self.name, row.id, row.expires_at)
         token = base64.urlsafe_b64encode(row.id + secret).decode()
         return Created(str(link), token, row.expires_at, draft.views, self.store.durability, _encryption(row.proof), self.name)
 
@@ -240,7 +250,7 @@ class Vault:
             raise NotFound
         (self.metrics.repeated if claim.repeated else self.metrics.opened).inc()
         if not claim.repeated:
-            self.notify("message.opened", self.name, row.id)
+            self.notify("message.opened", self.name, row.id, over=claim.views_left == 0)
         return Opened(content, row.expires_at, claim.views_left)
 
     def confirm(self, link_id: str, idempotency_key: str | None, actor: Actor = NOBODY) -> None:
@@ -289,7 +299,7 @@ class Vault:
             return False
         self._tell(action, "done", actor, row.id)
         if self.store.burn(row.id, receipt):
-            self.notify("message.burned", self.name, row.id)
+            self.notify("message.burned", self.name, row.id, over=True)
             return True
         self._tell(action, "gone", actor, row.id)
         return False
@@ -400,7 +410,7 @@ class Vault:
         left = self.store.wrong_try(row.id)
         if left == 0:
             self.metrics.locked.inc()
-            self.notify("message.burned", self.name, row.id)
+            self.notify("message.burned", self.name, row.id, over=True)
             self._tell("lock", "done", actor, row.id)
         else:
             self._tell("open", "refused", actor, row.id)

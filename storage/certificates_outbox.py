@@ -43,10 +43,14 @@ class OutboxTables:
         self._delete_hook_row = sql("DELETE FROM mayfly_hooks WHERE id = :hook_id")
         self._count_on = sql("UPDATE mayfly_deliveries_made SET newest = newest + :count WHERE slot = 0")
         self._newest = sql("SELECT newest FROM mayfly_deliveries_made WHERE slot = 0")
+        then = "CASE WHEN :not_before > {now} THEN :not_before ELSE {now} END"
         self._add = sql(
             "INSERT INTO mayfly_deliveries "
             "(number, hook, notice, subject, type, payload, created_at, not_before, attempts, state, answer) VALUES "
-            "(:number, :hook_id, :notice_id, :subject, :type, :payload, {now}, {now}, 0, 'waiting', '')"
+            f"(:number, :hook_id, :notice_id, :subject, :type, :payload, {then}, {then}, 0, 'waiting', '')"
+        )
+        self._withdraw = sql(
+            "DELETE FROM mayfly_deliveries WHERE subject = :subject AND state = 'waiting' AND attempts = 0 AND not_before > {now}"
         )
         due = (
             f"SELECT {_DELIVERY} FROM mayfly_deliveries d JOIN mayfly_hooks h ON h.id = d.hook "
@@ -137,8 +141,16 @@ class OutboxTables:
                     subject=notice.subject,
                     type=notice.type,
                     payload=notice.payload,
+                    not_before=notice.not_before,
                 )
         return len(wanted)
+
+    def withdraw(self, subjects: Sequence[str]) -> int:
+        def act(session: AccessSession) -> int:
+            with session.transaction():
+                return sum(session.changed(self._withdraw, subject=subject) for subject in subjects)
+
+        return self._database.do(act) if subjects else 0
 
     def due_deliveries(self, most: int, hook_id: str | None = None) -> list[Delivery]:
         if hook_id is None:

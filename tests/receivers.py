@@ -21,7 +21,7 @@ from typing import Any
 
 import httpx
 
-from access.webhooks import EVENTS
+from records import NOTICE_TYPES
 
 HTTP_MD = Path(__file__).resolve().parent.parent / "docs" / "http.md"
 
@@ -160,7 +160,7 @@ def documented_check() -> Callable[[str, Mapping[str, str], bytes, float], bool]
 
 
 def register(admin: httpx.Client, url: str, *events: str) -> dict[str, Any]:
-    answer = admin.post("/webhooks", json={"url": url, "events": list(events or EVENTS)})
+    answer = admin.post("/webhooks", json={"url": url, "events": list(events or NOTICE_TYPES)})
     assert answer.status_code == 201, answer.text
     time.sleep(1.5)  # until the thread that delivers has looked who wants what
     return dict(answer.json())

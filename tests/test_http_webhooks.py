@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from access.webhooks import EVENTS
+from records import NOTICE_TYPES
 from tests.receivers import Receiver, documented_check, register, settled, status
 from tests.serving import Served
 
@@ -59,8 +59,22 @@ def test_opening_and_burning_are_told_and_nothing_of_what_was_written(
         everything = repr(told).lower()
         assert all(secret.lower() not in everything for secret in (message.id, message.receipt[-64:], "willow", "dusk"))
     made = settled(admin, hook, 2)
-    assert [one["answer"] for one in made] == ["204", "204"]
+    # That the one with a view left expires is still to come.
+    assert [(one["state"], one["answer"]) for one in made] == [("delivered", "204"), ("delivered", "204"), ("waiting", None)]
     assert hook["secret"] not in served.log()
+
+
+def test_message_that_nobody_opened_is_told_to_have_expired(served: Served, admin: httpx.Client, receiver: Receiver) -> None:
+    """And one that was spent is not, when its time comes."""
+    hook = register(admin, receiver.url, "message.expired", "message.opened")
+    left, spent = served.create("for nobody", expires_in=60), served.create("for somebody", expires_in=60, views=1)
+    assert served.http.post(spent.path).status_code == 200
+    receiver.wait_for(1)
+    assert len(settled(admin, hook, 1)) == 2, "what was to be told of the spent one was taken back"
+    served.clock.advance(61)
+    receiver.wait_for(2)
+    assert receiver.told() == ["message.opened", "message.expired"]
+    assert served.http.get(left.path).status_code == 404
 
 
 def test_the_last_wrong_passphrase_is_told(served: Served, admin: httpx.Client, receiver: Receiver) -> None:
@@ -120,7 +134,7 @@ def test_number_that_is_none_and_wrong_acts_are_refused(admin: httpx.Client, rec
 def test_page_registers_shows_the_secret_once_and_sends_again(served: Served, admin: httpx.Client, receiver: Receiver) -> None:
     with served.signed_in(ADMIN, Accept="text/html", **{"Sec-Fetch-Site": "same-origin"}) as browser:
         assert "There are none yet." in browser.get("/webhooks").text
-        events = " ".join(one for one in EVENTS if one.startswith("message."))
+        events = " ".join(one for one in NOTICE_TYPES if one.startswith("message."))
         refused = browser.post("/webhooks", data={"url": "https://localhost\\x", "events": events})
         assert refused.status_code == 400
         assert 'id="url-problem"' in refused.text

@@ -30,19 +30,19 @@ from access import delivery, egress, message_notices
 from access.delivery import GIVEN_UP_AFTER, LANES, LEASE, PAUSES, Deliverer
 from access.egress import NotAnswered, is_global, post, target_of
 from access.message_notices import MessageNotices
-from access.webhooks import EVENTS, MAX_HOOKS, Webhooks
+from access.webhooks import MAX_HOOKS, Webhooks
 from audit import Audit
 from database import open_access
 from errors import FieldRefused, NothingThere, StoreFailed, WrongState
 from keyfile import KeyFile
-from records import SECOND, Actor, Delivery, Hook, NoticeType, RowId
+from records import NOTICE_TYPES, SECOND, Actor, Delivery, Hook, Millis, NoticeType, RowId
 from settings import Settings
 from tests.certificate_stores import CertificatesFile, new_notice
 from tests.ports import free_port
 from tests.receivers import Receiver, Told, documented_check, sends, status, without_end
 from tests.stores import NOW, SetClock
 
-EVERY = list(EVENTS)
+EVERY = list(NOTICE_TYPES)
 CREATED: NoticeType = "certificate.created"
 ADMIN = Actor(way="command")
 is_from_mayfly = documented_check()
@@ -730,6 +730,36 @@ def test_messages_are_told_of_by_their_short_hash_alone(world: World, receiver: 
     data = {"message": world.audit.name_of(row_id), "vault": "guarded"}
     assert told.event == {"type": "message.opened", "timestamp": "2027-01-15T08:00:00Z", "data": data}
     assert row_id.hex().encode() not in told.body
+
+
+@pytest.mark.parametrize("end", [None, "message.opened", "message.burned"])
+def test_message_is_told_to_have_expired_at_its_time_unless_it_was_over_before(
+    world: World, receiver: Receiver, end: NoticeType | None
+) -> None:
+    """Queued when it is made, so that the purge need not say which it removed; what happens meanwhile does not wait for it."""
+    world.hook(receiver.url, ["message.expired", "message.opened"])
+    world.deliverer._messages = world.notices
+    world.turn()
+    row_id = RowId(b"r" * 32)
+    expires_at = Millis(world.clock.at + 60_000)
+    world.notices.tell("message.expired", "guarded", row_id, expires_at)
+    world.notices.tell("message.opened", "guarded", row_id)
+    world.clock.advance(30_000)
+    world.turns()
+    assert [told.event["type"] for told in receiver.got] == ["message.opened"]
+    if end:
+        world.notices.tell(end, "guarded", row_id, over=True)
+    world.clock.advance(29_000)
+    world.turns()
+    assert "message.expired" not in [told.event["type"] for told in receiver.got]
+    world.clock.advance(2000)
+    world.turns()
+    told_so = [told.event for told in receiver.got if told.event["type"] == "message.expired"]
+    if end:
+        assert told_so == []
+    else:
+        data = {"message": world.audit.name_of(row_id), "vault": "guarded"}
+        assert told_so == [{"type": "message.expired", "timestamp": "2027-01-15T08:01:00Z", "data": data}]
 
 
 def test_messages_that_no_webhook_asks_for_are_not_even_noted_down(world: World, receiver: Receiver) -> None:

@@ -18,12 +18,12 @@ from typing import Any, Literal, NamedTuple
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from access.webhooks import EVENTS
 from audit import ACTIONS, OUTCOMES
 from keyfile import DROP_AFTER
 from records import (
     MAX_LIFETIME_SECONDS,
     MAX_VIEWS,
+    NOTICE_TYPES,
     REASONS,
     SCOPES,
     VAULT_NAMES,
@@ -398,7 +398,7 @@ def certificate(
 # Webhooks
 
 _CERTIFICATE_EVENTS, _MESSAGE_EVENTS = (
-    " ".join(name for name in EVENTS if name.startswith(f"{subject}.")) for subject in ("certificate", "message")
+    " ".join(name for name in NOTICE_TYPES if name.startswith(f"{subject}.")) for subject in ("certificate", "message")
 )
 
 
@@ -428,7 +428,7 @@ def webhook(
     given: Mapping[str, Any] = {},
 ) -> bytes:
     """One webhook, and what it was told; `secret` is shown this once, `given` what the form was sent with if it was refused."""
-    events = " ".join(name for name in EVENTS if name in found.events)
+    events = " ".join(name for name in NOTICE_TYPES if name in found.events)
     return _render(
         "webhook.html",
         wanted,

@@ -1,7 +1,7 @@
 """What each route takes and answers, as data: the API's document and its page are made from it.
 
-Here are the words that descriptions are written in. What the routes are stands in `messages`, `people`, `certificates` and
-`service`; `document` joins them with the URL map. Fields of requests are those that requests are checked by (`fields.Model`).
+Here are the words that descriptions are written in. What the routes are stands in `messages`, `people`, `certificates`, `webhooks`
+and `service`; `document` joins them with the URL map. Fields of requests are those that requests are checked by (`fields.Model`).
 """
 
 from __future__ import annotations
