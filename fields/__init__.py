@@ -16,7 +16,7 @@ from errors import FieldRefused
 Value = TypeVar("Value")
 _Value_co = TypeVar("_Value_co", covariant=True)
 
-EMAIL = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]{1,64}@[A-Za-z0-9](?:[A-Za-z0-9.-]{0,187}[A-Za-z0-9])?"
+EMAIL = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]{1,64}@(?![A-Za-z0-9.-]*\.\.)[A-Za-z0-9](?:[A-Za-z0-9.-]{0,187}[A-Za-z0-9])?"
 """An e-mail address that everybody writes alike: ASCII, at most 254 characters, without quotes or comments."""
 ROLE = "[a-z][a-z0-9-]{0,31}"
 UUID = "[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}"

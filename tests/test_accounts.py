@@ -223,6 +223,7 @@ def test_address_is_one_accounts_whatever_its_case(access: Access) -> None:
     "given",
     [
         {"email": "ana"},
+        {"email": "ana@example..com"},
         {"email": ""},
         {"email": None},
         {"first_name": ""},

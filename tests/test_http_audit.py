@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import os
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -79,3 +81,37 @@ def test_page_works_without_scripts_on_phone_and_desk(served: Served, width: int
         page.evaluate(Path(AXE_FILE_PATH).read_text())
         assert accessibility_faults(page) == []
         assert [line for line in complaints if not KNOWN_NOTES.search(line)] == []
+
+
+def test_admin_token_purges_and_wrong_keys_are_told_and_no_flood_fills_the_audit(tmp_path: Path) -> None:
+    with Served(tmp_path) as served:
+        served.add_account("admin@example.com", "admin")
+        with served.signed_in("admin@example.com") as admin:
+            right = {"Authorization": f"Bearer {served.admin_token}"}
+
+            def told(action: str) -> list[tuple[str, str]]:
+                found = admin.get(f"/audit?action={action}&since=2020-01-01", headers={"Accept": "application/json"}).json()
+                return [(entry["way"], entry["outcome"]) for entry in reversed(found["entries"])]
+
+            before = len(told("sign-in"))
+            assert served.http.post("/admin", data={"token": served.admin_token}).status_code == 303
+            assert served.http.post("/delete", headers={"Authorization": "Bearer wrong"}).status_code == 401
+            assert served.http.post("/delete", headers=right).status_code == 200
+            assert told("purge") == [("admin token", "done")]
+            statuses = [
+                served.http.get("/account", headers={"Authorization": f"Bearer {wrong}"}).status_code
+                for wrong in ("mayfly_" + "A" * 43, "a.b.c", *["mayfly_" + "B" * 43] * 18)
+            ]
+            assert statuses == [401] * 9 + [429] * 11
+            wrong_ones = [("key", "refused"), ("token", "refused"), *[("key", "refused")] * 7]
+            assert told("sign-in")[before:] == [("admin token", "done"), ("admin token", "refused"), *wrong_ones]
+
+
+def test_purge_that_is_asked_for_waits_for_the_audit(tmp_path: Path) -> None:
+    with Served(tmp_path) as served:
+        right = {"Authorization": f"Bearer {served.admin_token}"}
+        assert served.http.post("/delete", headers=right).status_code == 200
+        with closing(sqlite3.connect(tmp_path / "accounts.db")) as db:
+            db.execute("ALTER TABLE mayfly_entries RENAME TO away")
+            db.commit()
+        assert served.http.post("/delete", headers=right).status_code == 503

@@ -9,6 +9,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Literal, get_args
 
@@ -27,7 +29,7 @@ from errors import (
     WrongCredentials,
 )
 from keyfile import KeyFile
-from records import Actor, Scope
+from records import Actor, Event, Scope, Way
 from settings import LOOPBACK_HOSTS, Settings
 from web.client_certificates import presented_certificate
 from web.cookies import read_cookie, require_own_page
@@ -170,10 +172,31 @@ class Authentication:
             email, password = _basic(shown)
             return self.by_password(environ, email, password)
         if scheme == "bearer" and shown.startswith(KEY_PREFIX):
-            return self.access.credentials.by_key(shown, address)
+            with self._wrong_ones_told("key", address):
+                return self.access.credentials.by_key(shown, address)
         if scheme == "bearer":
-            return self.access.tokens.by_token(shown, self.issuer(environ), address)
+            with self._wrong_ones_told("token", address):
+                return self.access.tokens.by_token(shown, self.issuer(environ), address)
         raise WrongCredentials
+
+    @contextmanager
+    def _wrong_ones_told(self, way: Way, client: str) -> Iterator[None]:
+        """Tell the audit of a key or token that does not hold, of one client as often as it may try: beyond that TooManySignIns.
+
+        One that holds is taken however many did not: 256 bits are not guessed.
+        """
+        try:
+            yield
+        except WrongCredentials:
+            self.limits.require_sign_in(client)
+            self.limits.count_wrong_sign_in(client)
+            self.tell("sign-in", "refused", Actor(way=way, address=client))
+            raise
+
+    def tell(self, action: str, outcome: str, actor: Actor) -> None:
+        """Write to the audit, where there is one. Raises AuditFailed, and then it must not be done."""
+        if self.access:
+            self.access.audit.write(Event(action, outcome, actor))
 
     def by_password(self, environ: Environ, email: str, password: str) -> Actor:
         """Raises WrongCredentials, TooManySignIns; the right password is refused as well after too many wrong ones."""
@@ -238,6 +261,7 @@ class Authentication:
         self.limits.require_sign_in(client)
         if not self.keys.ring().is_admin_token(token):
             self.limits.count_wrong_sign_in(client)
+            self.tell("sign-in", "refused", Actor(way="admin token", address=client))
             raise NotSignedIn
 
     def _scraper(self, environ: Environ) -> Actor:
