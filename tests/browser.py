@@ -277,7 +277,10 @@ def _opening(served: Served, page: Page) -> Iterator[str]:
     yield "reveal-wrong"
 
 
-SIGNED_IN_PAGES = {"account_sign_in", "come_back", "password", "own_account", "accounts", "account", "keys", "keys_in_use", "audit"}
+SIGNED_IN_PAGES = {
+    *("account_sign_in", "come_back", "password", "own_account", "accounts", "account", "keys", "keys_in_use", "audit"),
+    *("webhooks", "webhook"),
+}
 """The templates of `walk_people`."""
 CERTIFICATE_PAGES = {"certificates", "certificate", "own_certificates"}
 """Those that tests/test_certificate_pages.py walks through."""
@@ -303,6 +306,7 @@ def walk_people(served: Served, page: Page) -> Iterator[str]:
     yield from _own(page)
     yield from _others(served, page)
     yield from _reading_records(served, page)
+    yield from _webhooks(page)
     yield from _server(served, page)
 
 
@@ -410,6 +414,25 @@ def _reading_records(served: Served, page: Page) -> Iterator[str]:
     hold(page)
     page.wait_for_selector("#message dt")
     yield "record-opened"
+
+
+def _webhooks(page: Page) -> Iterator[str]:
+    page.goto("/webhooks")
+    yield "webhooks-none"
+    page.fill("#url", "https://127.0.0.1/told")
+    press(page, "main form:has(#url) button")
+    yield "webhooks-refused"
+    page.fill("#url", f"https://receiver.example/{'a-long-path/' * 12}")
+    press(page, "main form:has(#url) button")
+    yield "webhook-made"
+    page.goto("/webhooks")
+    yield "webhooks"
+    page.click(".entries a")
+    for summary in page.locator("summary").all():
+        summary.click()
+    yield "webhook"
+    press(page, "button[value=delete]")
+    yield "webhooks-deleted"
 
 
 def _server(served: Served, page: Page) -> Iterator[str]:
