@@ -295,12 +295,15 @@ class Certificates:
         """
         try:
             certificate = x509.load_der_x509_certificate(der)
-        except ValueError:
+        except (ValueError, x509.InvalidVersion):
             return None
         found = self.store.certificate_by_digest(certificate.fingerprint(SHA256()))
         if found is None or found.der != der or found.account != account.id:
             return None
-        if found.state != "active" or found.expires_at <= self.store.now():
+        now = self.store.now()
+        if found.state != "active" or found.expires_at <= now:
+            return None
+        if found.superseded_at is not None and found.superseded_at <= now:  # housekeeping has yet to revoke it
             return None
         return found.id if self.authority.verifies(certificate) else None
 
@@ -318,7 +321,7 @@ def key_of(csr: str) -> SubjectKey:
     try:
         request = x509.load_pem_x509_csr(csr.encode("ascii"))
         key, hashed = request.public_key(), request.signature_hash_algorithm
-    except (ValueError, UnsupportedAlgorithm):
+    except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion):
         raise FieldRefused("csr", "csr must be a certificate signing request (PKCS#10) in PEM.") from None
     if not isinstance(key, SubjectKey) or not is_good_key(key):
         raise FieldRefused("csr", "The key of csr must be of the curve P-256, P-384 or P-521, or RSA of 2048 to 8192 bits.")

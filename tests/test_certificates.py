@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
 import subprocess
@@ -157,6 +158,13 @@ def _broken() -> str:
     return x509.load_der_x509_csr(der.replace(*keys)).public_bytes(Encoding.PEM).decode()
 
 
+def _of_version_6(csr: str) -> str:
+    """The same request, of a version that there is not."""
+    der = x509.load_pem_x509_csr(csr.encode()).public_bytes(Encoding.DER)
+    bent = base64.encodebytes(der.replace(b"\x02\x01\x00", b"\x02\x01\x05", 1)).decode()
+    return f"-----BEGIN CERTIFICATE REQUEST-----\n{bent}-----END CERTIFICATE REQUEST-----\n"
+
+
 _GOOD = csr_of(new_key())
 
 
@@ -179,6 +187,7 @@ _GOOD = csr_of(new_key())
         (lambda: "é" * 100, "must be a certificate signing request"),
         (lambda: _GOOD.replace("CERTIFICATE REQUEST", "CERTIFICATE"), "must be a certificate signing request"),
         (lambda: _GOOD[:200] + "\n-----END CERTIFICATE REQUEST-----", "must be a certificate signing request"),
+        (lambda: _of_version_6(_GOOD), "must be a certificate signing request"),
         (lambda: _GOOD + "x" * 16 * 1024, "csr has at most 16384 characters"),
         (lambda: "-----BEGIN CERTIFICATE REQUEST-----\n" + "A" * 1_000_000, "csr has at most 16384 characters"),
     ],
@@ -609,7 +618,16 @@ def test_certificate_counts_for_its_own_account_byte_for_byte(office: Office) ->
     hers, his = office.add(office.ana), office.add(office.bruno)
     assert office.certificates.shown_by(office.ana, hers.der) == hers.id
     assert office.certificates.shown_by(office.ana, his.der) is None
-    for bent in (b"", b"\0", hers.der[:-1], hers.der + b"\0", hers.der[:-1] + bytes([hers.der[-1] ^ 1]), hers.der * 2):
+    of_version_6 = hers.der.replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x05", 1)
+    for bent in (
+        b"",
+        b"\0",
+        of_version_6,
+        hers.der[:-1],
+        hers.der + b"\0",
+        hers.der[:-1] + bytes([hers.der[-1] ^ 1]),
+        hers.der * 2,
+    ):
         assert office.certificates.shown_by(office.ana, bent) is None
 
 
@@ -641,6 +659,16 @@ def test_certificate_that_has_ended_does_not_count(office: Office) -> None:
     assert office.certificates.shown_by(office.ana, one.der) == one.id
     office.clock.at = one.expires_at
     assert office.certificates.shown_by(office.ana, one.der) is None
+
+
+def test_certificate_whose_overlap_is_over_does_not_count_before_housekeeping_revokes_it(office: Office) -> None:
+    old = office.add()
+    office.certificates.renew(OPERATOR, old.id, csr_of(new_key()), overlap_days=1)
+    office.clock.at = Millis(old.created_at + DAY - 1)
+    assert office.certificates.shown_by(office.ana, old.der) == old.id
+    office.clock.advance(1)
+    assert office.certificates.shown_by(office.ana, old.der) is None
+    assert office.certificates.get(OPERATOR, old.id).state == "active"
 
 
 # What webhooks are told
