@@ -49,8 +49,10 @@ class OutboxTables:
             "(number, hook, notice, subject, type, payload, created_at, not_before, attempts, state, answer) VALUES "
             f"(:number, :hook_id, :notice_id, :subject, :type, :payload, {then}, {then}, 0, 'waiting', '')"
         )
+        # In two steps: with all conditions in one, SQLite goes through everything that waits, for each subject.
+        self._of_subject = sql("SELECT number FROM mayfly_deliveries WHERE hook = :hook_id AND subject = :subject")
         self._withdraw = sql(
-            "DELETE FROM mayfly_deliveries WHERE subject = :subject AND state = 'waiting' AND attempts = 0 AND not_before > {now}"
+            "DELETE FROM mayfly_deliveries WHERE number = :number AND state = 'waiting' AND attempts = 0 AND not_before > {now}"
         )
         due = (
             f"SELECT {_DELIVERY} FROM mayfly_deliveries d JOIN mayfly_hooks h ON h.id = d.hook "
@@ -148,7 +150,14 @@ class OutboxTables:
     def withdraw(self, subjects: Sequence[str]) -> int:
         def act(session: AccessSession) -> int:
             with session.transaction():
-                return sum(session.changed(self._withdraw, subject=subject) for subject in subjects)
+                hooks = [_hook(row).id for row in session.all(self._hooks)]
+                found = [
+                    number
+                    for subject in subjects
+                    for hook_id in hooks
+                    for (number,) in session.all(self._of_subject, hook_id=hook_id, subject=subject)
+                ]
+                return sum(session.changed(self._withdraw, number=number) for number in found)
 
         return self._database.do(act) if subjects else 0
 

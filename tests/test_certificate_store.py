@@ -371,6 +371,46 @@ def test_try_whose_time_was_over_settles_nothing_once_another_has_it(store: Cert
     assert store.deliveries()[0].state == "delivered"
 
 
+def test_what_is_taken_back_is_of_that_subject_untouched_and_not_due(store: CertificateStore, clock: SetClock) -> None:
+    """At every webhook, whether it is told of anything at this moment or not."""
+    store.add_hook(new_hook(1), "hook 1", b"")
+    store.add_hook(new_hook(2), "hook 2", b"")
+    later = Millis(NOW + HOUR)
+    store.queue([new_notice(1), new_notice(2, not_before=later), new_notice(3, not_before=later, subject="certificate-2")])
+    store.change_hook("hook-2", lambda was: replace(was, enabled=False))
+    tried = store.take_delivery(store.due_deliveries(1)[0], 2 * HOUR)
+    assert tried
+    assert store.withdraw(["nothing's", "certificate-1"]) == 2
+    left = {(one.hook, one.notice.id) for one in store.deliveries()}
+    assert left == {(hook, notice) for hook in ("hook-1", "hook-2") for notice in ("notice-1", "notice-3")}
+    clock.advance(HOUR)
+    assert store.withdraw(["certificate-1", "certificate-2"]) == 0
+    assert store.withdraw([]) == 0
+
+
+def test_taking_back_costs_the_same_however_much_waits(tmp_path: Path) -> None:
+    """In steps of SQLite's machine: each message that ends before its time is taken back, while those of a week wait."""
+    place = new_certificate_place("file", tmp_path)
+    store: Any = place.open(SetClock())
+    store.add_hook(new_hook(), "hook 1", b"")
+    costs, steps = [], [0]
+
+    def count() -> int:
+        steps[0] += 1
+        return 0
+
+    for batch in range(2):
+        wait = [new_notice(n, subject=f"message {n}", not_before=Millis(NOW + HOUR)) for n in range(batch, 2 + batch * 2000)]
+        store.queue(wait)
+        store._database._db.set_progress_handler(count, 1)
+        steps[0] = 0
+        assert store.withdraw([wait[0].subject])
+        costs.append(steps[0])
+        store._database._db.set_progress_handler(None, 1)
+    assert 0 < costs[1] < 3 * costs[0]
+    place.close()
+
+
 def test_delivery_can_be_made_anew(store: CertificateStore, clock: SetClock) -> None:
     store.add_hook(new_hook(), "hook 1", b"")
     store.queue([new_notice()])
