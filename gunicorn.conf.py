@@ -30,8 +30,11 @@ graceful_timeout = 30
 loglevel = "error"
 # Threads do not survive a fork: the application is built in the worker.
 preload_app = False
-# Nobody speaks for a client but the proxies that MAYFLY_TRUSTED_PROXIES names.
+# Nobody speaks for a client but the proxies that MAYFLY_TRUSTED_PROXIES names. Over a Unix socket gunicorn would believe anybody
+# about the scheme, and about where a path begins.
 forwarded_allow_ips = ""
+secure_scheme_headers = {}
+forwarder_headers = ""
 # https by MAYFLY_TLS_CERTIFICATE. All connections have one context: whose tickets resume a session is its business.
 certfile, keyfile = (str(path) if path else None for path in (_settings.tls_certificate, _settings.tls_key))
 # Whoever may connect to a Unix socket is believed about the certificates of clients.

@@ -119,6 +119,8 @@ class Webhooks:
         """Change url, events, or whether it is enabled. Raises NothingThere, FieldRefused, AuditFailed."""
         read = hook_change(self.private).read(given)
         changes = {name: read[name] for name in given if read[name] is not None}
+        if not changes:
+            raise FieldRefused("", "Say what to change: url, events or enabled.")
         if "events" in changes:
             changes["events"] = _events(changes["events"])
         was = self.get(hook_id)

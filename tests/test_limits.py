@@ -143,6 +143,20 @@ def test_clients_behind_a_trusted_proxy_are_told_apart(behind_proxies: Served) -
     assert accepted(behind_proxies, "X-Forwarded-For", [f"198.51.100.{n}" for n in range(20)]) == 20
 
 
+def test_clients_behind_a_unix_socket_are_told_apart_and_choose_no_path(tmp_path: Path) -> None:
+    """Who may connect to it is a proxy, once any is trusted. gunicorn itself would believe more of what they hand on."""
+    served = Served(tmp_path, "gunicorn", MAYFLY_CREATE_RATE=str(RATE), MAYFLY_TRUSTED_PROXIES="10.0.0.0/8")
+    path = tmp_path / "socket"
+    served.command = lambda: [*type(served).command(served), "--bind", f"unix:{path}", "--bind", f"127.0.0.1:{served.port}"]  # type: ignore[method-assign]
+    with served, httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), base_url="http://localhost") as client:
+        for sent in (["198.51.100.1"] * 5, [f"203.0.113.9, 198.51.100.2, 10.0.0.{n}" for n in range(5)]):
+            statuses = [client.post("/", json={"message": "hi"}, headers={"X-Forwarded-For": hops}).status_code for hops in sent]
+            assert one_client(statuses.count(201))
+        assert "Strict-Transport-Security" in client.get("/", headers={"X-Forwarded-Proto": "https"}).headers
+        assert client.get("/x/healthz", headers={"SCRIPT_NAME": "/x"}).status_code == 404
+        assert client.get("/healthz", headers={"SCRIPT_NAME": "/x"}).status_code == 200
+
+
 def test_the_rightmost_address_that_is_no_proxy_is_the_client(behind_proxies: Served) -> None:
     """Whatever a client writes to the left of what the proxies add."""
     forged = [

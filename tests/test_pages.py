@@ -429,6 +429,7 @@ def test_walk_sees_every_page(seen: Seen) -> None:
         "facts",
         "fields",
         "standings",
+        "webhook_fields",
         "routes",
         "texts",
         "made",

@@ -36,10 +36,11 @@ bearer = "{admin_token}"
 bearer = "{metrics_token}"
 """
 NOT_IN_A_SCHEMA = """
-# That options stand in the query beside text/plain alone, and a key in the header or in the form, is more than OpenAPI can say.
+# That options stand in the query beside text/plain alone, a key in the header or in the form, and which hosts are nobody's own
+# network, is more than OpenAPI can say.
 [[operations]]
 include-path = {paths}
-include-method = "POST"
+include-method = ["POST", "PATCH"]
 [operations.checks.positive_data_acceptance]
 enabled = false
 """
@@ -77,6 +78,7 @@ def _config(served: Served) -> str:
             there += [(receipt, "GET", "token", made["receipt"].rpartition("/")[2])]
     there += [("/static/{name}", "GET", "name", "mayfly.css")]
     paths = ["/", "/guarded", "/sealed", "/message/{link_id}", "/guarded/{link_id}", "/sealed/{link_id}"]
+    paths += ["/webhooks", "/webhooks/{hook_id}"]
     return (
         CONFIG.format(
             seed=SEED,

@@ -714,6 +714,12 @@ def test_what_is_not_there_is_told_so(world: World, receiver: Receiver, act: Cal
         act(world.webhooks)
 
 
+def test_change_that_changes_nothing_is_refused(world: World, receiver: Receiver) -> None:
+    world.hook(receiver.url)
+    with pytest.raises(FieldRefused, match="Say what to change"):
+        world.webhooks.change(ADMIN, world.webhooks.all()[0].id, {})
+
+
 # What happens to messages
 
 

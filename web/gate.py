@@ -219,7 +219,10 @@ class Gate:
         return length
 
     def _look_behind_proxies(self, environ: Environ) -> None:
-        """Take the client's address from X-Forwarded-For, from the right, as far as the proxies that wrote it are trusted."""
+        """Take the client's address from X-Forwarded-For, from the right, as far as the proxies that wrote it are trusted.
+
+        Whoever comes over a Unix socket has no address, and is one.
+        """
         hops = [hop.strip() for hop in environ.get("HTTP_X_FORWARDED_FOR", "").split(",") if hop.strip()]
         client = environ["REMOTE_ADDR"]
         if not self._is_proxy(client):
@@ -231,6 +234,8 @@ class Gate:
         environ["REMOTE_ADDR"] = client
 
     def _is_proxy(self, address: str) -> bool:
+        if not address:
+            return True
         try:
             ip = ipaddress.ip_address(address)
         except ValueError:

@@ -107,7 +107,7 @@ REQUESTS: dict[str, Model] = {
 }
 """Bodies that are checked by a model. Those that may come as a form are there as `<name>Form` as well."""
 _JSON_ONLY = {"Document", "GuardedDocument"}
-_MORE: dict[str, Schema] = {"AccountChange": {"minProperties": 1}}
+_MORE: dict[str, Schema] = {"AccountChange": {"minProperties": 1}, "WebhookChange": {"minProperties": 1}}
 
 _OPENING: dict[str, Schema] = {
     "passphrase": {**drafts.MESSAGE.fields["passphrase"].schema(), "minLength": 0, "description": "The one that the sender chose."},
