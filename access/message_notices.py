@@ -23,7 +23,9 @@ from records import SECOND, Millis, Notice, NoticeType, RowId, VaultName
 
 MOST_WAITING = 10_000
 """How many are kept while the database does not take them: some megabytes."""
-_AT_ONCE = 500
+_AT_ONCE = 50
+"""How many the database is told of in one call, each for up to 16 webhooks: a call has little more than a second, and what does not
+fit into it would never fit."""
 _EXPIRED: NoticeType = "message.expired"
 
 _log = logging.getLogger("mayfly.webhooks")
@@ -60,7 +62,7 @@ class MessageNotices:
             _log.error("%d events of messages were lost to webhooks: the database did not take them in time", self._lost)
             self._lost = 0
         while self._unsent or self._over or self._happened:
-            while self._happened and len(self._unsent) < _AT_ONCE:
+            while self._happened and len(self._unsent) < _AT_ONCE and len(self._over) < _AT_ONCE:
                 type_, vault, row_id, at, over = self._happened[0]
                 name = self._audit.name_of(row_id)
                 self._unsent.append(_notice(type_, vault, name, at))

@@ -50,7 +50,9 @@ class OutboxTables:
             f"(:number, :hook_id, :notice_id, :subject, :type, :payload, {then}, {then}, 0, 'waiting', '')"
         )
         # In two steps: with all conditions in one, SQLite goes through everything that waits, for each subject.
-        self._of_subject = sql("SELECT number FROM mayfly_deliveries WHERE hook = :hook_id AND subject = :subject")
+        self._of_subject = sql(
+            "SELECT number FROM mayfly_deliveries WHERE hook IN (SELECT id FROM mayfly_hooks) AND subject = :subject"
+        )
         self._withdraw = sql(
             "DELETE FROM mayfly_deliveries WHERE number = :number AND state = 'waiting' AND attempts = 0 AND not_before > {now}"
         )
@@ -150,13 +152,7 @@ class OutboxTables:
     def withdraw(self, subjects: Sequence[str]) -> int:
         def act(session: AccessSession) -> int:
             with session.transaction():
-                hooks = [_hook(row).id for row in session.all(self._hooks)]
-                found = [
-                    number
-                    for subject in subjects
-                    for hook_id in hooks
-                    for (number,) in session.all(self._of_subject, hook_id=hook_id, subject=subject)
-                ]
+                found = [number for subject in subjects for (number,) in session.all(self._of_subject, subject=subject)]
                 return sum(session.changed(self._withdraw, number=number) for number in found)
 
         return self._database.do(act) if subjects else 0

@@ -11,7 +11,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -776,6 +776,27 @@ def test_messages_that_no_webhook_asks_for_are_not_even_noted_down(world: World,
     world.notices.tell("message.opened", "open", RowId(b"r" * 32))
     assert not world.notices._happened
     assert world.store.deliveries() == []
+
+
+def test_database_is_told_of_no_more_at_once_than_a_call_has_time_for(world: World) -> None:
+    """A call that never ends in its time would be made again for ever, and nothing be delivered any more."""
+    told: dict[str, list[int]] = {"queue": [], "withdraw": []}
+
+    class Slow:
+        def queue(self, notices: Sequence[object]) -> None:
+            told["queue"].append(len(notices))
+
+        def withdraw(self, subjects: Sequence[str]) -> None:
+            told["withdraw"].append(len(subjects))
+
+    world.notices.wanted = frozenset(("message.opened", "message.expired"))
+    world.notices._store = Slow()  # type: ignore[assignment]
+    for number in range(170):
+        world.notices.tell("message.opened", "open", RowId(bytes([number]) * 32), over=True)
+    world.notices.flush()
+    for sizes in told.values():
+        assert sum(sizes) == 170
+        assert max(sizes) <= 50
 
 
 def test_what_the_database_does_not_take_stays_and_no_more_than_is_kept(
