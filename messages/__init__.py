@@ -185,7 +185,7 @@ class Vault:
 
         Raises NotFound, FieldRefused, AccountRequired, ScopeRequired, and what `_inside` does.
         """
-        self.admit(actor)
+        self._enter(link_id, actor, "open")
         link = _link_bytes(link_id)
         row = self.store.peek(crypto.row_id(link)) if self.name == "open" else None
         if row is None:
@@ -200,7 +200,7 @@ class Vault:
         Raises NotFound, OpeningRequired (for one with a view limit or a passphrase), Damaged, KeyMissing, AccountRequired,
         ScopeRequired, AuditFailed.
         """
-        self.admit(actor)
+        self._enter(link_id, actor, "read")
         link = _link_bytes(link_id)
         row, sealed = self._fetch(link, None, actor, "read")
         preview = _preview(row)
@@ -230,7 +230,7 @@ class Vault:
         ProofRequired, WrongPassphrase, TriesInUse, FieldRefused, Damaged, KeyMissing, AccountRequired, ScopeRequired, AuditFailed,
         Unavailable: none of them uses a view up, and only WrongPassphrase a try.
         """
-        self.admit(actor)
+        self._enter(link_id, actor, "open")
         link = _link_bytes(link_id)
         lease = self._lease_of(link, idempotency_key, actor)
         row, sealed = self._fetch(link, lease, actor, "open")
@@ -258,7 +258,7 @@ class Vault:
 
         Raises NotFound if there is no such lease, FieldRefused, AccountRequired, ScopeRequired, AuditFailed.
         """
-        self.admit(actor)
+        self._enter(link_id, actor, "confirm")
         if idempotency_key is None:
             raise FieldRefused("Idempotency-Key", "Name the lease to end in the Idempotency-Key header.")
         link = _link_bytes(link_id)
@@ -304,8 +304,19 @@ class Vault:
         self._tell(action, "gone", actor, row.id)
         return False
 
+    def _enter(self, link_id: str, actor: Actor, action: str) -> None:
+        """Raise what `admit` does. The audit is told of who is signed in and shows no certificate: a password may be stolen."""
+        try:
+            self.admit(actor)
+        except CertificateRequired:
+            if LINK_ID.fullmatch(link_id):
+                self._tell(action, "refused", actor, crypto.row_id(_link_bytes(link_id)), "no certificate")
+            raise
+
     def _tell(self, action: str, outcome: str, actor: Actor, row_id: RowId, detail: str = "") -> None:
         """Write to the audit what is about to be done. Raises AuditFailed, and then it must not be."""
+        if actor.certificate:
+            detail = "; ".join(filter(None, (f"certificate {actor.certificate}", detail)))
         if self.audit and (self.audits_links or actor.way != "nobody"):
             self.audit.write(Event(action, outcome, actor, self.name, self.audit.name_of(row_id), detail))
 

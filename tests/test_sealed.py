@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import socket
+import sqlite3
 import ssl
 import subprocess
 from collections.abc import Iterator
@@ -216,6 +217,20 @@ def test_certificate_is_asked_for_before_anything_is_looked_up(house: House) -> 
     assert {answer.status_code for answer in answers} == {403}
     assert len({answer.content for answer in answers}) == 1
     assert answers[0].json()["title"] == "A certificate is needed"
+
+
+def test_audit_has_who_came_without_a_certificate_and_with_which_it_was_opened(house: House) -> None:
+    """A stolen password is seen; and afterwards it can be told what a stolen key has opened."""
+    message = house.create(passphrase=None)
+    with house.served.client(headers={**house.key, **JSON}) as client:
+        assert client.post(message.path).status_code == 403
+    with house.served.client(house.ana.files, headers={**house.key, **JSON}) as client:
+        assert client.post(message.path).status_code == 200
+    with closing(sqlite3.connect(house.served.folder / "accounts_.db")) as db:
+        found = db.execute(
+            "SELECT outcome, detail FROM mayfly_entries WHERE action = 'open' ORDER BY number DESC LIMIT 2"
+        ).fetchall()
+    assert found == [("answered", f"certificate {house.ana.id}"), ("refused", "no certificate")]
 
 
 def test_guarded_vault_asks_for_no_certificate(house: House) -> None:
