@@ -28,6 +28,9 @@ database = "none"
 [checks.ignored_auth]
 # Its wrong passwords are all of one account, which 429 stops. Who may what is held in test_permissions.py.
 enabled = false
+[checks.negative_data_rejection]
+# 411 beside the default: what is refused without a length is refused.
+expected-statuses = ["400", "401", "403", "404", "405", "406", "409", "411", "415", "422", "428", "429", "5xx"]
 [auth.openapi.session]
 api_key = "{session}"
 [auth.openapi.admin]
