@@ -119,11 +119,11 @@ class Webhooks:
         """Change url, events, or whether it is enabled. Raises NothingThere, FieldRefused, AuditFailed."""
         read = hook_change(self.private).read(given)
         changes = {name: read[name] for name in given if read[name] is not None}
-        if not changes:
-            raise FieldRefused("", "Say what to change: url, events or enabled.")
         if "events" in changes:
             changes["events"] = _events(changes["events"])
         was = self.get(hook_id)
+        if not changes:
+            raise FieldRefused("", "Say what to change: url, events or enabled.")
         self.audit.write(Event("webhook", "changed", actor, target=was.id))
         changed = self.store.change_hook(was.id, lambda hook: replace(hook, **changes))
         if changed is None:

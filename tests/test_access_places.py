@@ -294,9 +294,9 @@ def test_while_another_process_writes_reading_goes_on_and_writing_fails_in_time(
 def test_question_that_takes_too_long_is_given_up(file: AccountsFile, monkeypatch: pytest.MonkeyPatch) -> None:
     store = file.open(SetClock())
     store.append(following())
-    columns = "at, account, email, way, credential, action, outcome, vault, target, address, mac"
+    columns = "at, account, email, way, credential, action, outcome, vault, target, address, detail, mac"
     for power in range(12):
-        file.run(f"INSERT INTO mayfly_entries SELECT number + {1 << power}, {columns} FROM mayfly_entries")
+        file.run(f"INSERT INTO mayfly_entries (number, {columns}) SELECT number + {1 << power}, {columns} FROM mayfly_entries")
     with monkeypatch.context() as patch:
         patch.setattr(access_sqlite, "_CALL_SECONDS", -1.0)
         with failing_in_time():
